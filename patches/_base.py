@@ -1,0 +1,285 @@
+"""What a patch is: named changes to functions of an installed library, in memory only, that can be taken back.
+
+A patch replaces attributes of modules or classes. It keeps the very objects that were there and puts them back, so
+after :meth:`Patch.revert` the library holds the same objects as before. Nothing in site-packages is written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import html
+import importlib
+import inspect
+import linecache
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from helpers.compat import ensure_torchvision
+from helpers.errors import CourseError
+
+__all__ = ["Edit", "Patch", "PatchStateError", "PatchTargetError", "Replacement"]
+
+_MISSING = object()
+
+
+class PatchStateError(CourseError):
+    """A patch is applied twice, reverted while it is not applied, or reverted under a later patch."""
+
+
+class PatchTargetError(CourseError):
+    """What a patch wants to change is not there: another version of the library is installed."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of a function's source text. ``old`` must occur exactly once in it; both are dedented first."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One function that a patch replaces.
+
+    target: ``"package.module:name"`` or ``"package.module:Class.name"``; imported when the patch is first needed.
+    new: the replacement, an ordinary function; or
+    edits: changes of the original's source, for fixes of a line or two. The edited source is compiled in the
+        original's module, so it sees the same names.
+    also: other places, written like ``target``, that hold the same function because of ``from ... import``.
+    """
+
+    target: str
+    new: Callable[..., Any] | None = None
+    edits: tuple[Edit, ...] = ()
+    also: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.new is None) == (not self.edits):
+            raise ValueError(f"{self.target}: give either new or edits")
+
+
+class Patch:
+    """A named fix, with the words that explain it.
+
+    summary: one line, what it changes.
+    symptom: the exact error or the wrong result without it.
+    cause: why that happens.
+
+    Apply it with :meth:`apply` and take it back with :meth:`revert`, or use it as a context manager, which reverts
+    however the block is left.
+    """
+
+    def __init__(self, name: str, *, summary: str, symptom: str, cause: str, replacements: list[Replacement]) -> None:
+        self.name = name.rpartition(".")[2]
+        self.summary = summary
+        self.symptom = symptom
+        self.cause = cause
+        self.replacements = tuple(replacements)
+        # (owner, attribute, what its __dict__ held or _MISSING if inherited, what the patch put there)
+        self._installed: list[tuple[Any, str, Any, Any]] = []
+        self._pristine: dict[str, Any] = {}
+        self._edited: dict[str, tuple[Any, str]] = {}
+
+    def __repr__(self) -> str:
+        return f"<patch {self.name}: {self.summary}{' (applied)' if self.applied else ''}>"
+
+    @property
+    def applied(self) -> bool:
+        """Whether the patch is in force now."""
+        return bool(self._installed)
+
+    def apply(self) -> None:
+        """Put the replacements in place: all of them, or none if one of them cannot be.
+
+        Raises:
+            PatchStateError: it is applied already.
+            PatchTargetError: the library has not the function, or its source is not the one that the edits are for.
+        """
+        if self.applied:
+            raise PatchStateError(f"the patch {self.name} is applied already", "revert it before applying it again")
+        planned = []
+        for replacement in self.replacements:
+            new = self._new_object(replacement)
+            for place in (replacement.target, *replacement.also):
+                owner, attribute = _locate(place)
+                if not hasattr(owner, attribute):
+                    raise _no_target(place)
+                planned.append((owner, attribute, vars(owner).get(attribute, _MISSING), new))
+        for owner, attribute, _, new in planned:
+            setattr(owner, attribute, new)
+        self._installed = planned
+
+    def revert(self) -> None:
+        """Put back the very objects that were there.
+
+        Raises:
+            PatchStateError: it is not applied, or a later patch of the same function is still on top of it.
+        """
+        if not self.applied:
+            raise PatchStateError(f"the patch {self.name} is not applied", "apply it before reverting it")
+        for owner, attribute, _, new in self._installed:
+            if vars(owner).get(attribute, _MISSING) is not new:
+                raise PatchStateError(
+                    f"{attribute} was changed again after the patch {self.name} was applied",
+                    "revert the patches in the reverse order",
+                )
+        for owner, attribute, old, _ in reversed(self._installed):
+            if old is _MISSING:
+                delattr(owner, attribute)
+            else:
+                setattr(owner, attribute, old)
+        self._installed = []
+
+    def __enter__(self) -> Patch:
+        self.apply()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.revert()
+
+    def sources(self) -> Iterator[tuple[str, str, str]]:
+        """(target, source before, source after) of each replacement; the same whether or not it is applied."""
+        for replacement in self.replacements:
+            before = _source(self._original(replacement.target))
+            if replacement.new is not None:
+                after = _source(replacement.new)
+            else:
+                self._new_object(replacement)
+                after = self._edited[replacement.target][1]
+            yield replacement.target, before, after
+
+    def diff_html(self, context_lines: int = 3) -> str:
+        """The functions before and after, side by side, as a self-contained HTML fragment."""
+        table = difflib.HtmlDiff(tabsize=4, wrapcolumn=68)
+        parts = []
+        for target, before, after in self.sources():
+            rows = table.make_table(
+                before.splitlines(),
+                after.splitlines(),
+                f"before: {html.escape(target)}",
+                f"after: {self.name}",
+                context=True,
+                numlines=context_lines,
+            )
+            # difflib links from change to change by anchors numbered anew at each call; the fragment stands in others'
+            # pages, several of them at once, so it has none. Its column groups and nowrap would fight our style.
+            rows = re.sub(r' id="[^"]*"| nowrap="nowrap"|<a [^>]*>[^<]*</a>|<colgroup></colgroup>', "", rows)
+            parts.append(rows)
+        return f'<div class="patch-diff"><style>{_DIFF_STYLE}</style>{"".join(parts)}</div>'
+
+    def _repr_html_(self) -> str:
+        lines = [
+            f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.summary)}</p>",
+            f"<p><b>Symptom.</b> {html.escape(self.symptom)}</p>",
+            f"<p><b>Cause.</b> {html.escape(self.cause)}</p>",
+        ]
+        return "".join(lines) + self.diff_html()
+
+    def _original(self, target: str) -> Any:
+        """The library's own function, even while this or another patch is applied."""
+        if target not in self._pristine:
+            owner, attribute = _locate(target)
+            found = inspect.getattr_static(owner, attribute, _MISSING)
+            if found is _MISSING:
+                raise _no_target(target)
+            # Another patch may be applied to the same function: its replacement knows what it replaced.
+            while (older := getattr(found, "__patched_from__", None)) is not None:
+                found = older
+            self._pristine[target] = found
+        return self._pristine[target]
+
+    def _new_object(self, replacement: Replacement) -> Any:
+        original = self._original(replacement.target)
+        if replacement.new is not None:
+            new: Any = replacement.new
+        elif replacement.target in self._edited:
+            return self._edited[replacement.target][0]
+        else:
+            new = self._compile_edited(replacement, original)
+        new.__patched_from__ = original
+        return new
+
+    def _compile_edited(self, replacement: Replacement, original: Any) -> Any:
+        source = _source(original)
+        for edit in replacement.edits:
+            old, new = (textwrap.dedent(text).strip("\n") for text in (edit.old, edit.new))
+            source = _substitute(source, old, new, replacement.target)
+        plain = inspect.unwrap(original)
+        module = sys.modules[plain.__module__]
+        file_name = f"<{self.name}: {replacement.target}>"
+        names: dict[str, Any] = {}
+        # The module's own dictionary as globals: like the original, the edited function must see later changes of it.
+        exec(compile(source, file_name, "exec"), module.__dict__, names)
+        # Tracebacks and inspect.getsource find the text here.
+        linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
+        made = names[plain.__name__]
+        self._edited[replacement.target] = (made, source)
+        return made
+
+
+def _locate(place: str) -> tuple[Any, str]:
+    """The owner (module or class) and the attribute name that ``"package.module:Class.name"`` stands for."""
+    module_name, _, path = place.partition(":")
+    ensure_torchvision()
+    try:
+        owner: Any = importlib.import_module(module_name)
+        *parents, attribute = path.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent)
+    except (ImportError, AttributeError) as error:
+        raise _no_target(place) from error
+    return owner, attribute
+
+
+def _no_target(place: str) -> PatchTargetError:
+    return PatchTargetError(
+        f"there is no {place} in the installed library", "install the versions that requirements.txt pins"
+    )
+
+
+def _source(function: Any) -> str:
+    if isinstance(function, (staticmethod, classmethod)):
+        function = function.__func__
+    return textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
+
+
+def _substitute(source: str, old: str, new: str, target: str) -> str:
+    """Replace ``old`` by ``new``, both without indentation, at whatever indentation ``old`` has in ``source``."""
+    if "\n" not in old and source.count(old) == 1 and "\n" not in new:
+        return source.replace(old, new)
+    first = old.splitlines()[0]
+    matches = []
+    for line in {line for line in source.splitlines() if line.strip() == first.strip()}:
+        indent = line[: len(line) - len(line.lstrip())]
+        wanted = textwrap.indent(old, indent)
+        if source.count(wanted) == 1:
+            matches.append((wanted, textwrap.indent(new, indent)))
+    if len(matches) != 1:
+        raise PatchTargetError(
+            f"{target} has not the text {first.strip()!r} exactly once",
+            "install the versions that requirements.txt pins",
+        )
+    return source.replace(*matches[0])
+
+
+_DIFF_STYLE = """
+.patch-diff table.diff {font-family: monospace; font-size: 12px; border-collapse: collapse; width: 100%;
+  color: #1f2328; background: #fff; margin: 0 0 1em 0}
+.patch-diff table.diff td, .patch-diff table.diff th {text-align: left; white-space: pre-wrap; padding: 0 4px;
+  vertical-align: top; overflow-wrap: anywhere}
+.patch-diff thead th {background: #eaeef2; padding: 4px}
+.patch-diff .diff_header {color: #6e7781; width: 1%; text-align: right; background: #f6f8fa}
+.patch-diff .diff_next {display: none}
+.patch-diff .diff_add {background: #abf2bc}
+.patch-diff .diff_chg {background: #fff1a8}
+.patch-diff .diff_sub {background: #ffc1ba}
+.patch-diff a {color: inherit; text-decoration: none}
+"""
