@@ -28,7 +28,7 @@ ensure_torchvision()
 
 import mmdet  # noqa: E402
 from mmcv import Config  # noqa: E402
-from mmdet.core import get_classes  # noqa: E402
+from mmdet.datasets import CocoDataset  # noqa: E402
 from mmdet.models import build_detector  # noqa: E402
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _build(name: str) -> BaseDetector:
     config = load_config(name)
     detector = build_detector(config.model)
     detector.cfg = config
-    detector.CLASSES = tuple(get_classes("coco"))
+    detector.CLASSES = tuple(CocoDataset.CLASSES)
     return detector
 
 
