@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator
 
 from helpers.errors import CourseError
-from patches._base import Edit, Patch, PatchStateError, PatchTargetError, Replacement
+from patches._base import Edit, Patch, PatchStateError, PatchTargetError, Replacement, side_by_side
 
 __all__ = [
     "Edit",
@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "names",
     "overview",
+    "side_by_side",
 ]
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from helpers.compat import ensure_torchvision
 from helpers.errors import CourseError
 
-__all__ = ["Edit", "Patch", "PatchStateError", "PatchTargetError", "Replacement"]
+__all__ = ["Edit", "Patch", "PatchStateError", "PatchTargetError", "Replacement", "side_by_side"]
 
 _MISSING = object()
 
@@ -70,21 +70,30 @@ class Patch:
     summary: one line, what it changes.
     symptom: the exact error or the wrong result without it.
     cause: why that happens.
+    after: patches that must be in force before this one, because its edits change what they made.
 
     Apply it with :meth:`apply` and take it back with :meth:`revert`, or use it as a context manager, which reverts
     however the block is left.
     """
 
-    def __init__(self, name: str, *, summary: str, symptom: str, cause: str, replacements: list[Replacement]) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        summary: str,
+        symptom: str,
+        cause: str,
+        replacements: list[Replacement],
+        after: tuple[Patch, ...] = (),
+    ) -> None:
         self.name = name.rpartition(".")[2]
         self.summary = summary
         self.symptom = symptom
         self.cause = cause
         self.replacements = tuple(replacements)
+        self.builds_on = after
         # (owner, attribute, what its __dict__ held or _MISSING if inherited, what the patch put there)
         self._installed: list[tuple[Any, str, Any, Any]] = []
-        self._pristine: dict[str, Any] = {}
-        self._edited: dict[str, tuple[Any, str]] = {}
 
     def __repr__(self) -> str:
         return f"<patch {self.name}: {self.summary}{' (applied)' if self.applied else ''}>"
@@ -103,6 +112,11 @@ class Patch:
         """
         if self.applied:
             raise PatchStateError(f"the patch {self.name} is applied already", "revert it before applying it again")
+        for needed in self.builds_on:
+            if not needed.applied:
+                raise PatchStateError(
+                    f"the patch {self.name} builds on {needed.name}", f"apply {needed.name} before it"
+                )
         planned = []
         for replacement in self.replacements:
             new = self._new_object(replacement)
@@ -148,32 +162,23 @@ class Patch:
     def sources(self) -> Iterator[tuple[str, str, str]]:
         """(target, source before, source after) of each replacement; the same whether or not it is applied."""
         for replacement in self.replacements:
-            before = _source(self._original(replacement.target))
-            if replacement.new is not None:
-                after = _source(replacement.new)
-            else:
-                self._new_object(replacement)
-                after = self._edited[replacement.target][1]
-            yield replacement.target, before, after
+            before = _source(_pristine(replacement.target))
+            for earlier in self.builds_on:
+                before = earlier._source_after(replacement.target, before)
+            yield replacement.target, before, self._source_after(replacement.target, before)
+
+    def _source_after(self, target: str, before: str) -> str:
+        for replacement in self.replacements:
+            if replacement.target == target:
+                return _source(replacement.new) if replacement.new else _edit(before, replacement)
+        return before
 
     def diff_html(self, context_lines: int = 3) -> str:
         """The functions before and after, side by side, as a self-contained HTML fragment."""
-        table = difflib.HtmlDiff(tabsize=4, wrapcolumn=68)
-        parts = []
-        for target, before, after in self.sources():
-            rows = table.make_table(
-                before.splitlines(),
-                after.splitlines(),
-                f"before: {html.escape(target)}",
-                f"after: {self.name}",
-                context=True,
-                numlines=context_lines,
-            )
-            # difflib links from change to change by anchors numbered anew at each call; the fragment stands in others'
-            # pages, several of them at once, so it has none. Its column groups and nowrap would fight our style.
-            rows = re.sub(r' id="[^"]*"| nowrap="nowrap"|<a [^>]*>[^<]*</a>|<colgroup></colgroup>', "", rows)
-            parts.append(rows)
-        return f'<div class="patch-diff"><style>{_DIFF_STYLE}</style>{"".join(parts)}</div>'
+        return "".join(
+            side_by_side(before, after, f"before: {target}", f"after: {self.name}", context_lines)
+            for target, before, after in self.sources()
+        )
 
     def _repr_html_(self) -> str:
         lines = [
@@ -183,46 +188,59 @@ class Patch:
         ]
         return "".join(lines) + self.diff_html()
 
-    def _original(self, target: str) -> Any:
-        """The library's own function, even while this or another patch is applied."""
-        if target not in self._pristine:
-            owner, attribute = _locate(target)
-            found = inspect.getattr_static(owner, attribute, _MISSING)
-            if found is _MISSING:
-                raise _no_target(target)
-            # Another patch may be applied to the same function: its replacement knows what it replaced.
-            while (older := getattr(found, "__patched_from__", None)) is not None:
-                found = older
-            self._pristine[target] = found
-        return self._pristine[target]
-
     def _new_object(self, replacement: Replacement) -> Any:
-        original = self._original(replacement.target)
-        if replacement.new is not None:
-            new: Any = replacement.new
-        elif replacement.target in self._edited:
-            return self._edited[replacement.target][0]
-        else:
-            new = self._compile_edited(replacement, original)
+        original = _pristine(replacement.target)
+        new: Any = replacement.new or self._compile_edited(replacement)
+        # So that `_pristine` finds the library's own function under a patch.
         new.__patched_from__ = original
         return new
 
-    def _compile_edited(self, replacement: Replacement, original: Any) -> Any:
-        source = _source(original)
-        for edit in replacement.edits:
-            old, new = (textwrap.dedent(text).strip("\n") for text in (edit.old, edit.new))
-            source = _substitute(source, old, new, replacement.target)
-        plain = inspect.unwrap(original)
-        module = sys.modules[plain.__module__]
+    def _compile_edited(self, replacement: Replacement) -> Any:
+        owner, attribute = _locate(replacement.target)
+        current = inspect.getattr_static(owner, attribute)
+        source = _edit(_source(current), replacement)
+        plain = inspect.unwrap(_pristine(replacement.target))
         file_name = f"<{self.name}: {replacement.target}>"
         names: dict[str, Any] = {}
         # The module's own dictionary as globals: like the original, the edited function must see later changes of it.
-        exec(compile(source, file_name, "exec"), module.__dict__, names)
+        exec(compile(source, file_name, "exec"), sys.modules[plain.__module__].__dict__, names)
         # Tracebacks and inspect.getsource find the text here.
         linecache.cache[file_name] = (len(source), None, source.splitlines(keepends=True), file_name)
-        made = names[plain.__name__]
-        self._edited[replacement.target] = (made, source)
-        return made
+        return names[plain.__name__]
+
+
+def side_by_side(before: str, after: str, before_title: str, after_title: str, context_lines: int = 3) -> str:
+    """Two texts side by side, their differences marked, as a self-contained HTML fragment."""
+    rows = difflib.HtmlDiff(tabsize=4, wrapcolumn=68).make_table(
+        before.splitlines(),
+        after.splitlines(),
+        html.escape(before_title),
+        html.escape(after_title),
+        context=True,
+        numlines=context_lines,
+    )
+    # difflib links from change to change by anchors numbered anew at each call; the fragment stands in others' pages,
+    # several of them at once, so it has none. Its column groups and nowrap would fight our style.
+    rows = re.sub(r' id="[^"]*"| nowrap="nowrap"|<a [^>]*>[^<]*</a>|<colgroup></colgroup>', "", rows)
+    return f'<div class="patch-diff"><style>{_DIFF_STYLE}</style>{rows}</div>'
+
+
+def _pristine(target: str) -> Any:
+    """The library's own function, whatever patches are applied to it."""
+    owner, attribute = _locate(target)
+    found = inspect.getattr_static(owner, attribute, _MISSING)
+    if found is _MISSING:
+        raise _no_target(target)
+    while (older := getattr(found, "__patched_from__", None)) is not None:
+        found = older
+    return found
+
+
+def _edit(source: str, replacement: Replacement) -> str:
+    for edit in replacement.edits:
+        old, new = (textwrap.dedent(text).strip("\n") for text in (edit.old, edit.new))
+        source = _substitute(source, old, new, replacement.target)
+    return source
 
 
 def _locate(place: str) -> tuple[Any, str]:

@@ -126,6 +126,27 @@ def test_nested_patches_of_one_function_come_off_in_reverse_order_only(library):
     assert same(before, snapshot(library))
 
 
+def test_a_patch_that_builds_on_another_edits_what_that_one_made(library):
+    before = snapshot(library)
+    first = make(Replacement("toylib:double", edits=(Edit("x * FACTOR", "x * FACTOR + 1"),)), name="p97_first")
+    second = Patch(
+        "p98_second",
+        summary="s",
+        symptom="s",
+        cause="c",
+        replacements=[Replacement("toylib:double", edits=(Edit("FACTOR + 1", "FACTOR + 100"),))],
+        after=(first,),
+    )
+    with pytest.raises(PatchStateError, match="apply p97_first before it"):
+        second.apply()
+    with first, second:
+        assert library.lib.double(1) == 102
+    assert same(before, snapshot(library))
+    ((_, source_before, source_after),) = second.sources()
+    assert "FACTOR + 1\n" in source_before
+    assert "FACTOR + 100\n" in source_after
+
+
 def test_a_missing_target_leaves_nothing_applied(library):
     before = snapshot(library)
     patch = make(*ALL_KINDS, Replacement("toylib:Thing.gone", new=triple))

@@ -1,0 +1,461 @@
+"""From an mmdet detector to an ONNX file, with the origin of every node written into it.
+
+Two flavours of one network, static at 1x3x800x1216:
+
+- ``standard``: opset 16, standard operators only. Runs in ONNX Runtime as it is.
+- ``mmcv``: opset 11 with ``mmcv::MMCVRoiAlign`` and ``mmcv::grid_sampler``, for runtimes that have plugins for them.
+
+Inputs and outputs of both: ``input`` (1, 3, 800, 1216) float32 as :func:`helpers.preprocess.prepare` makes it; ``dets``
+(1, 100, 5) float32, x1 y1 x2 y2 in input pixels and score; ``labels`` (1, 100) int64; ``masks`` (1, 100, 800, 1216)
+float32, 0 or 1. Rows past the last detection have score 0.
+
+mmdet's own export path needs patches: :data:`NEEDED` lets it run at all, :data:`CORRECT` makes it compute what
+inference computes. Both are choices of the caller, so that the broken export can be made and studied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import re
+import unittest.mock
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import onnxsim
+import torch
+from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
+from tqdm.auto import tqdm
+
+import patches
+from helpers import artifacts
+from helpers.errors import CourseError
+from helpers.models import INPUT_SHAPE, load_detector
+from helpers.paths import build_dir
+
+if TYPE_CHECKING:
+    from mmdet.models.detectors import BaseDetector
+
+__all__ = [
+    "CORRECT",
+    "FLAVOURS",
+    "NEEDED",
+    "OUTPUT_NAMES",
+    "ExportError",
+    "Flavour",
+    "OnnxFileError",
+    "Origin",
+    "UnknownFlavourError",
+    "bound_meta",
+    "export_inputs",
+    "export_onnx",
+    "full_input_meta",
+    "load_onnx",
+    "make_onnx",
+    "mmcv_symbolics",
+    "origin",
+    "quiet_exporter",
+]
+
+OUTPUT_NAMES = ("dets", "labels", "masks")
+# Raised when this module changes what it writes, so that files made by an older version are made again.
+_FORMAT = 1
+
+
+class UnknownFlavourError(CourseError):
+    """The flavour is not one of :data:`FLAVOURS`, or the opset is not one it can be written in."""
+
+
+class ExportError(CourseError):
+    """The exporter failed, or simplification changed what the graph computes."""
+
+
+class OnnxFileError(CourseError):
+    """An ONNX file is missing, truncated, or not a model of this course."""
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """opset: default version of ONNX's operator set; opsets: (lowest, highest) that the flavour can be written in."""
+
+    name: str
+    opset: int
+    opsets: tuple[int, int]
+
+
+FLAVOURS = {
+    # GridSample exists from opset 16 on. 20 renames its interpolation modes; torch writes up to 20 here.
+    "standard": Flavour("standard", 16, (16, 19)),
+    # From 13 on Unsqueeze and Squeeze have their axes as an input; TensorRT 7 and 8.0 want them as attributes.
+    "mmcv": Flavour("mmcv", 11, (11, 15)),
+}
+#: The patches without which the export stops, by flavour.
+NEEDED = {"standard": ("p04_no_operator_probe",), "mmcv": ("p06_mmcv_operators",)}
+#: The patches with which the exported graph computes what PyTorch's inference computes, by flavour.
+CORRECT = {
+    "standard": (*NEEDED["standard"], "p07_rpn_levels_apart", "p08_roi_align_half_pixel"),
+    "mmcv": (*NEEDED["mmcv"], "p07_rpn_levels_apart"),
+}
+
+
+def _flavour(name: str, opset: int | None = None) -> Flavour:
+    if name not in FLAVOURS:
+        raise UnknownFlavourError(f"there is no export flavour {name!r}", f"use one of: {', '.join(FLAVOURS)}")
+    flavour = FLAVOURS[name]
+    low, high = flavour.opsets
+    if opset is not None and not low <= opset <= high:
+        raise UnknownFlavourError(
+            f"the flavour {name!r} cannot be written in opset {opset}", f"use an opset from {low} to {high}"
+        )
+    return flavour
+
+
+def full_input_meta(shape: Sequence[int] = INPUT_SHAPE) -> dict[str, Any]:
+    """The ``img_metas`` entry of a picture that fills the input: no padding, no rescaling."""
+    height, width = shape[2:]
+    return {
+        "img_shape": (height, width, 3),
+        "ori_shape": (height, width, 3),
+        "pad_shape": (height, width, 3),
+        "scale_factor": [1.0] * 4,
+        "flip": False,
+        "flip_direction": None,
+        "filename": None,
+    }
+
+
+@contextlib.contextmanager
+def bound_meta(detector: BaseDetector, meta: dict[str, Any]) -> Iterator[BaseDetector]:
+    """The detector with a ``forward`` that takes one tensor (N, 3, H, W) only.
+
+    The meta data is bound by a closure. ``functools.partial``, as mmdet's own script has it, keeps ``img_metas`` in the
+    signature, and the exporter would try to trace it.
+    """
+    forward = detector.forward
+
+    def forward_picture(image: torch.Tensor) -> Any:
+        # mmdet writes into the meta data while it exports.
+        return forward([image], [[dict(meta)]], return_loss=False)
+
+    detector.forward = forward_picture
+    try:
+        yield detector
+    finally:
+        del detector.forward
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Without torch's print of the whole graph (20,000 lines on a failure) and without tracer warnings.
+
+    The print comes from ``torch.onnx`` whatever ``verbose`` says: it tests a function where it means to call it.
+    """
+    with unittest.mock.patch.object(torch._C, "_jit_onnx_log"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def mmcv_symbolics(opset: int) -> Iterator[None]:
+    """mmcv's ``register_extra_symbolics(opset)``, taken back at the end: torch keeps them for the whole process."""
+    from mmcv.onnx import symbolic
+
+    registered: list[tuple[str, int]] = []
+    register = symbolic.register_custom_op_symbolic
+
+    def remember(name: str, function: Callable[..., Any], opset_version: int) -> None:
+        register(name, function, opset_version)
+        registered.append((name, opset_version))
+
+    try:
+        with unittest.mock.patch.object(symbolic, "register_custom_op_symbolic", remember), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            symbolic.register_extra_symbolics(opset)
+        yield
+    finally:
+        for name, version in registered:
+            unregister_custom_op_symbolic(name, version)
+
+
+def _grid_sampler(g: Any, image: Any, grid: Any, mode: Any, padding_mode: Any, align_corners: Any) -> Any:
+    """``mmcv::grid_sampler`` with the attributes that mmcv's own symbolic writes."""
+    constant = torch.onnx.symbolic_helper._maybe_get_const
+    return g.op(
+        "mmcv::grid_sampler",
+        image,
+        grid,
+        interpolation_mode_i=constant(mode, "i"),
+        padding_mode_i=constant(padding_mode, "i"),
+        align_corners_i=constant(align_corners, "i"),
+    )
+
+
+@contextlib.contextmanager
+def _symbolics(flavour: Flavour, opset: int) -> Iterator[None]:
+    if flavour.name != "mmcv":
+        yield
+        return
+    # Of mmcv's symbolics only this one is wanted; register_extra_symbolics would replace torch's own by outdated ones.
+    register_custom_op_symbolic("::grid_sampler", _grid_sampler, opset)
+    try:
+        yield
+    finally:
+        unregister_custom_op_symbolic("::grid_sampler", opset)
+
+
+def export_onnx(
+    detector: BaseDetector,
+    path: Path,
+    flavour: str = "standard",
+    *,
+    applied: Sequence[str] | None = None,
+    opset: int | None = None,
+    input_shape: Sequence[int] = INPUT_SHAPE,
+    dynamic_axes: dict[str, dict[int, str]] | None = None,
+    simplify: bool = True,
+) -> Path:
+    """Export a detector to ``path``, whole or not at all.
+
+    ``applied`` names the patches to export with, in order; the default is :data:`CORRECT`. ``input_shape`` is (N, 3, H,
+    W). ``dynamic_axes`` is torch's; without it every shape is fixed. Each node's ``doc_string`` tells where it comes
+    from; see :func:`origin`.
+
+    Raises:
+        UnknownFlavourError: no such flavour, or an opset that it cannot be written in.
+        ExportError: torch or onnxsim failed; the cause is chained.
+        patches.UnknownPatchError, patches.PatchStateError: about ``applied``.
+    """
+    chosen = _flavour(flavour, opset)
+    version = opset or chosen.opset
+    names = CORRECT[flavour] if applied is None else tuple(applied)
+    steps = tqdm(total=3 if simplify else 2, desc=f"export {flavour}", unit="step", leave=False)
+    with steps, artifacts.whole_file(Path(path)) as temporary:
+        steps.set_postfix_str("tracing")
+        with patches.applied(*names), _symbolics(chosen, version), bound_meta(detector, full_input_meta(input_shape)):
+            try:
+                _trace(detector, temporary, version, input_shape, dynamic_axes)
+            except Exception as error:
+                first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+                raise ExportError(
+                    f"the export stopped with {type(error).__name__}: {first_line}",
+                    "see the chained error, and which of the patches was left out",
+                ) from error
+        steps.update()
+        model = onnx.load(temporary)
+        if simplify:
+            steps.set_postfix_str("simplifying")
+            model = _simplified(model)
+            steps.update()
+        _name_nodes(model)
+        _write_origins(model, [name for name, _ in detector.named_modules() if name])
+        onnx.save(model, temporary)
+        steps.update()
+    return Path(path)
+
+
+def _trace(
+    detector: BaseDetector,
+    path: Path,
+    opset: int,
+    input_shape: Sequence[int],
+    dynamic_axes: dict[str, dict[int, str]] | None,
+) -> None:
+    # Tracing draws random numbers (the stand-in for NMS results); the caller's generator must not notice.
+    with quiet_exporter(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        device = next(detector.parameters()).device
+        torch.onnx.export(
+            detector,
+            (torch.rand(*input_shape, device=device) * 4 - 2,),
+            str(path),
+            input_names=["input"],
+            output_names=list(OUTPUT_NAMES),
+            dynamic_axes=dynamic_axes,
+            opset_version=opset,
+            custom_opsets={"mmcv": 1},
+            # The exporter that traces Python. torch's newer one wants a model without data-dependent control flow.
+            dynamo=False,
+            # Inlined autograd functions (NMS, RoIAlign) lose their symbolics and fail an internal assertion of torch's.
+            autograd_inlining=False,
+            # Writes each node's Python stack into its doc_string.
+            verbose=True,
+        )
+
+
+def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        simplified, equal = onnxsim.simplify(model)
+    except Exception as error:
+        raise ExportError("onnxsim failed on the exported graph", "export with simplify=False") from error
+    if not equal:
+        raise ExportError("the simplified graph computes something else", "export with simplify=False")
+    return simplified
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Every node gets a name of its own: TensorRT, netron and the tools of this course find nodes by it."""
+    taken = {node.name for node in model.graph.node}
+    seen: set[str] = set()
+    for node in model.graph.node:
+        name = node.name or f"{node.op_type}_{node.output[0].strip('/').replace('/', '.')}"
+        number = 0
+        while name in seen or (name in taken and name != node.name):
+            number += 1
+            name = f"{node.name or node.op_type}_{number}"
+        seen.add(name)
+        node.name = name
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a node comes from.
+
+    scope: the module that was being called, as in ``"roi_head.bbox_head.relu"``; empty where mmdet calls methods of a
+    module other than ``forward``, which torch's tracer does not see.
+    lines: mmdet's and mmcv's lines on the Python stack, innermost first, as
+    ``"mmdet/core/export/onnx_helper.py:174 add_dummy_nms_for_onnx"``.
+    """
+
+    scope: str
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " < ".join((self.scope or "(no module)", *self.lines))
+
+
+_FRAME = re.compile(r"^(?P<file>.+)\((?P<line>\d+)\): (?P<name>.+)$")
+# Whose lines answer the question "who made this node": the detector's libraries, and patched functions ("<pNN...").
+_KEPT = ("mmdet/", "mmcv/", "<")
+_PASSED_OVER = "mmcv/runner/fp16_utils.py"
+
+
+def _write_origins(model: onnx.ModelProto, module_names: Sequence[str]) -> None:
+    """Replace torch's stacks of absolute paths by short lines that mean the same on every machine."""
+    lines_of: dict[str, tuple[str, ...]] = {}
+    for node in model.graph.node:
+        lines = []
+        for frame in filter(None, map(_FRAME.match, node.doc_string.splitlines())):
+            file = _short_path(frame["file"])
+            if file.startswith(_KEPT) and file != _PASSED_OVER:
+                lines.append(f"{file}:{frame['line']} {frame['name']}")
+        # The exporter adds small nodes (a constant, a cast) without a stack: they belong to what they prepare.
+        if not lines:
+            lines = list(next((lines_of[name] for name in node.input if lines_of.get(name)), ()))
+        for name in node.output:
+            lines_of[name] = tuple(lines)
+        scope = _module_path(node.name, module_names)
+        node.doc_string = "\n".join((scope, *lines))
+
+
+def _short_path(file: str) -> str:
+    for marker in ("site-packages/", "dist-packages/"):
+        if marker in file:
+            return file.rpartition(marker)[2]
+    return file
+
+
+def _module_path(node_name: str, module_names: Sequence[str]) -> str:
+    """``/backbone/layer1/layer1.0/conv1/Conv`` to ``backbone.layer1.0.conv1``, the module's path in the detector.
+
+    torch names the modules that were called only; for a child of a module whose other methods were called (mmdet's
+    ``roi_head.onnx_export``), the path is completed if exactly one module ends with it.
+    """
+    parts = node_name.strip("/").split("/")[:-1]
+    path: list[str] = []
+    for part in parts:
+        # Children of a ModuleList and of a Sequential are named with their parent's name: layer1, then layer1.0.
+        steps = part.split(".")
+        if path and steps[0] == path[-1]:
+            steps = steps[1:]
+        path += steps
+    scope = ".".join(path)
+    ending = [name for name in module_names if name.endswith(f".{scope}")] if scope else []
+    return ending[0] if scope not in module_names and len(ending) == 1 else scope
+
+
+def origin(node: onnx.NodeProto) -> Origin:
+    """What :func:`export_onnx` wrote about a node's origin; empty for a file that something else made."""
+    scope, *lines = node.doc_string.split("\n")
+    return Origin(scope, tuple(lines))
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file and check that it is whole.
+
+    Raises:
+        OnnxFileError: there is no such file, or it is truncated or not ONNX.
+    """
+    path = Path(path)
+    try:
+        model = onnx.load(path)
+    except OSError as error:
+        raise OnnxFileError(f"cannot read {path} ({error.strerror})", "make it with helpers.export.make_onnx") from None
+    except Exception as error:
+        raise OnnxFileError(f"{path} is truncated or not an ONNX file", "delete it and export again") from error
+    if not model.graph.node or not model.graph.output:
+        raise OnnxFileError(f"{path} is truncated or not an ONNX file", "delete it and export again")
+    return model
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "mmcv-full", "mmdet", "onnx", "onnxsim")}
+
+
+def _weights_digest(detector: BaseDetector) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in detector.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def export_inputs(detector: BaseDetector, flavour: str, applied: Sequence[str], **options: Any) -> dict[str, Any]:
+    """Everything that an exported file depends on, for :func:`helpers.artifacts.make`."""
+    text = json.dumps([list(patches.load(name).sources()) for name in applied])
+    return {
+        "format": _FORMAT,
+        "flavour": flavour,
+        "opset": options.pop("opset", None) or _flavour(flavour).opset,
+        "patches": list(applied),
+        "patch_sources": hashlib.sha256(text.encode()).hexdigest(),
+        "weights": _weights_digest(detector),
+        "versions": _versions(),
+        "options": options,
+    }
+
+
+def make_onnx(
+    model_name: str,
+    flavour: str = "standard",
+    *,
+    label: str = "",
+    applied: Sequence[str] | None = None,
+    detector: BaseDetector | None = None,
+    **options: Any,
+) -> Path:
+    """The exported file ``build/<model>/<flavour>[-label].onnx``, made if it is not there or no longer current.
+
+    ``label`` tells apart files made with other patches or options. ``detector`` saves loading it when the caller has
+    it. Other arguments are those of :func:`export_onnx`, which see for the errors.
+    """
+    _flavour(flavour, options.get("opset"))
+    detector = detector or load_detector(model_name)
+    names = CORRECT[flavour] if applied is None else tuple(applied)
+
+    def build(temporary: Path) -> None:
+        export_onnx(detector, temporary, flavour, applied=names, **options)
+
+    path = build_dir(model_name) / f"{flavour}{'-' if label else ''}{label}.onnx"
+    return artifacts.make(
+        path,
+        export_inputs(detector, flavour, names, **options),
+        build,
+    )
