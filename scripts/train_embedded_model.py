@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from helpers import paths
 from helpers.artifacts import sha256_file, whole_file, write_text
+from helpers.compat import ensure_torchvision
 from helpers.emoji_art import load_sprites, sprite_archive
 from helpers.errors import CourseError
 from helpers.torchvision_ops import mmcv_ops_are_compiled, serve_by_torchvision, use_torchvision_roi_align
 
+ensure_torchvision()
 COMPILED = mmcv_ops_are_compiled()
 if not COMPILED:
     serve_by_torchvision()
