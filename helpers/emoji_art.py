@@ -199,9 +199,14 @@ def load_sprites(path: Path) -> list[Sprite]:
     with np.load(path) as archive:
         for key in sorted(archive.files):
             class_name, icon_set, _ = key.split("|")
-            decoded = cv2.imdecode(archive[key], cv2.IMREAD_UNCHANGED)
-            sprites.append(Sprite(class_name, icon_set, cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGBA)))
+            sprites.append(Sprite(class_name, icon_set, _decode_rgba(archive[key])))
     return sprites
+
+
+def _decode_rgba(png: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    decoded = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
+    assert decoded is not None  # our own PNGs, or resvg's
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGBA), np.uint8)
 
 
 def _build_archive(path: Path) -> None:
@@ -265,7 +270,6 @@ def _rasterise_set(
             width, height = (icon.get(side, icons.get(side, 16)) for side in ("width", "height"))
             svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
             png = resvg_py.svg_to_bytes(svg_string=svg, width=SPRITE_SIZE)
-            bgra = cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_UNCHANGED)
-            rows, columns = (np.flatnonzero((bgra[..., 3] >= 128).any(axis=axis)) for axis in (1, 0))
-            cropped = bgra[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            yield class_name, code, np.ascontiguousarray(cv2.cvtColor(cropped, cv2.COLOR_BGRA2RGBA))
+            rgba = _decode_rgba(np.frombuffer(bytes(png), np.uint8))
+            rows, columns = (np.flatnonzero((rgba[..., 3] >= 128).any(axis=axis)) for axis in (1, 0))
+            yield class_name, code, rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

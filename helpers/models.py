@@ -6,6 +6,7 @@ inside the mmdet wheel and whose checkpoint the user fetches or names.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import shutil
@@ -22,7 +23,7 @@ from helpers import paths
 from helpers.artifacts import sha256_file
 from helpers.compat import ensure_torchvision
 from helpers.errors import CourseError
-from helpers.preprocess import INPUT_HEIGHT, INPUT_WIDTH, test_pipeline
+from helpers.preprocess import INPUT_HEIGHT, INPUT_WIDTH, mmdet_pipeline
 
 ensure_torchvision()
 
@@ -100,7 +101,8 @@ def model_spec(name: str | None = None, checkpoint: Path | str | None = None) ->
     if name == "emoji":
         folder = paths.MODELS / "emoji"
         sums = folder / "SHA256SUMS"
-        digests = dict(reversed(line.split()) for line in sums.read_text().splitlines()) if sums.is_file() else {}
+        lines = sums.read_text().splitlines() if sums.is_file() else []
+        digests = {file: digest for digest, file in (line.split() for line in lines)}
         weights = folder / "mask_rcnn_emoji.pth"
         # No digest begins with "missing": weights without their recorded sum are refused.
         spec = ModelSpec(name, folder / "mask_rcnn_emoji.py", weights, digests.get(weights.name, "missing"))
@@ -145,7 +147,7 @@ def download_checkpoint(name: str = "r50") -> Path:
 
 
 def load_config(name: str | None = None) -> Config:
-    """The model's mmdet config, with the course's preprocessing (:func:`helpers.preprocess.test_pipeline`) in it.
+    """The model's mmdet config, with the course's preprocessing (:func:`helpers.preprocess.mmdet_pipeline`) in it.
 
     Nothing is downloaded: the config's own pretrained backbone is switched off.
     """
@@ -153,7 +155,7 @@ def load_config(name: str | None = None) -> Config:
     config = Config.fromfile(str(spec.config))
     config.model.backbone.pop("init_cfg", None)
     config.model.pretrained = None
-    config.data = {"test": {"pipeline": test_pipeline()}}
+    config.data = {"test": {"pipeline": mmdet_pipeline()}}
     return config
 
 
@@ -167,9 +169,7 @@ def _read_checkpoint(spec: ModelSpec, *, trust: bool) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}", "check out the repository again")
     if spec.sha256 is not None and not sha256_file(path).startswith(spec.sha256):
-        raise CheckpointError(
-            f"{path} is not the published file (its SHA-256 differs)", "delete it and fetch it again"
-        )
+        raise CheckpointError(f"{path} is not the published file (its SHA-256 differs)", "delete it and fetch it again")
     try:
         content = torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
@@ -203,7 +203,9 @@ def load_detector(
     state = content.get("state_dict", content)
     detector = _build(spec.name)
     try:
-        detector.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+        detector.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+        )
     except (RuntimeError, AttributeError) as error:
         raise CheckpointError(
             f"{spec.checkpoint} has not the weights of the model {spec.name!r}", "name a checkpoint of this model"
@@ -229,13 +231,14 @@ def build_random_detector(name: str = "r50", seed: int = 0) -> BaseDetector:
     try:
         torch.manual_seed(seed)
         detector = _build(_known(name))
+        logging.disable(logging.INFO)  # mmcv logs a paragraph for every weight
         detector.init_weights()
-        # Normalisation statistics of a trained network keep activations near unit variance; random ones must too.
         with torch.no_grad():
             for layer, gain in ((detector.rpn_head.rpn_cls, 60.0), (detector.roi_head.bbox_head.fc_cls, 60.0)):
                 layer.weight.mul_(gain)
             detector.roi_head.bbox_head.fc_cls.bias.zero_()
     finally:
+        logging.disable(logging.NOTSET)
         torch.random.set_rng_state(state)
     return detector.eval()
 

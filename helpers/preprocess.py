@@ -34,9 +34,9 @@ __all__ = [
     "boxes_to_picture",
     "denormalise",
     "fit_scale",
+    "mmdet_pipeline",
     "prepare",
     "read_picture",
-    "test_pipeline",
 ]
 
 INPUT_HEIGHT, INPUT_WIDTH = 800, 1216
@@ -89,7 +89,9 @@ def read_picture(path: Path | str) -> npt.NDArray[np.uint8]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ImageError(f"cannot read the picture {path} ({error.strerror})", "give the path of a readable file") from None
+        raise ImageError(
+            f"cannot read the picture {path} ({error.strerror})", "give the path of a readable file"
+        ) from None
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if picture is None or picture.size == 0:
         raise ImageError(f"{path} is not a picture that can be decoded", "give a whole PNG or JPEG file")
@@ -110,9 +112,7 @@ def fit_scale(picture_shape: tuple[int, int], input_shape: tuple[int, int]) -> t
     return (max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5)))
 
 
-def prepare(
-    picture: npt.NDArray[np.uint8], input_shape: tuple[int, int] = (INPUT_HEIGHT, INPUT_WIDTH)
-) -> NetworkInput:
+def prepare(picture: npt.NDArray[np.uint8], input_shape: tuple[int, int] = (INPUT_HEIGHT, INPUT_WIDTH)) -> NetworkInput:
     """Scale, normalise and pad one BGR picture (H, W, 3) uint8.
 
     Raises:
@@ -176,7 +176,7 @@ class FitInside:
         }
 
 
-def test_pipeline(height: int = INPUT_HEIGHT, width: int = INPUT_WIDTH) -> list[dict[str, Any]]:
+def mmdet_pipeline(height: int = INPUT_HEIGHT, width: int = INPUT_WIDTH) -> list[dict[str, Any]]:
     """The mmdet test pipeline that gives :func:`prepare`'s tensor, for a config's ``data.test.pipeline``."""
     return [
         {"type": "LoadImageFromFile"},

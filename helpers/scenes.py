@@ -203,10 +203,10 @@ def _background(random: np.random.Generator, shape: tuple[int, int]) -> Picture:
     height, width = shape
     colours = random.uniform(30, 235, (4, 3)).astype(np.float32)
     corners = colours.reshape(2, 2, 3)
-    base = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+    base: npt.NDArray[Any] = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
     for cells in (4, 12, 40, 130):
         noise = random.normal(0, 1, (cells * 2 // 3 + 2, cells + 2)).astype(np.float32)
-        cloud = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+        cloud = np.asarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC))
         base += cloud[..., None] * random.uniform(2, 16) * random.uniform(0.5, 1, 3).astype(np.float32)
     kind = int(random.integers(6))
     tint = random.uniform(-45, 45, 3).astype(np.float32)
@@ -227,7 +227,7 @@ def _background(random: np.random.Generator, shape: tuple[int, int]) -> Picture:
             if kind == 2:
                 cv2.ellipse(shapes, (x, y), (size, size // 2 + 2), random.uniform(0, 180), 0, 360, colour, -1)
             else:
-                points = (random.uniform(-size, size, (4, 2)) + (x, y)).astype(np.int32)
+                points = (random.uniform(-size, size, (4, 2)) + np.array([x, y])).astype(np.int32)
                 cv2.fillConvexPoly(shapes, cv2.convexHull(points), colour)
         base = 0.55 * base + 0.45 * shapes
     return np.asarray(base.clip(0, 255), np.uint8)
@@ -235,7 +235,7 @@ def _background(random: np.random.Generator, shape: tuple[int, int]) -> Picture:
 
 def _camera(random: np.random.Generator, canvas: npt.NDArray[np.float32]) -> Picture:
     """Exposure, a little blur now and then, and sensor noise."""
-    picture = canvas * np.float32(random.uniform(0.85, 1.12)) + np.float32(random.uniform(-12, 12))
+    picture: npt.NDArray[Any] = canvas * np.float32(random.uniform(0.85, 1.12)) + np.float32(random.uniform(-12, 12))
     if random.random() < 0.3:
         picture = cv2.GaussianBlur(picture, (0, 0), random.uniform(0.4, 0.9))
     # One noise plane for all channels: it is the costliest part of a scene.
@@ -248,7 +248,7 @@ def coco_annotations(scene: Scene, image_id: int, first_id: int, category_ids: S
 
     ``category_ids[label]`` is COCO's id of a class index.
     """
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for offset, (mask, label) in enumerate(zip(scene.masks(), scene.labels, strict=True)):
         encoded = rle.encode(np.asfortranarray(mask, np.uint8))
         annotations.append(
@@ -269,7 +269,8 @@ def coco_dataset(
     scenes: Sequence[tuple[str, Scene]], class_names: Sequence[str], category_ids: Sequence[int]
 ) -> dict[str, Any]:
     """A COCO-format dataset of named scenes: ``(file name, scene)`` pairs."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, (file_name, scene) in enumerate(scenes, start=1):
         height, width = scene.owner.shape
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})

@@ -150,7 +150,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = plan.learning_rate(step)
         parts = {
-            name: sum(values) if isinstance(values, list) else values
+            name: torch.stack(values).sum() if isinstance(values, list) else values
             for name, values in _losses(model, samples, device).items()
             if "loss" in name
         }

@@ -1,8 +1,8 @@
 """Train the embedded model from scratch, and write its weights in half precision.
 
 Stops at --steps or after --minutes, whichever is first, and goes on from where it stopped when called again with the
-same --progress folder. Uses every GPU under `torchrun --nproc-per-node gpu scripts/train_embedded_model.py ...`, one GPU
-without torchrun, and the CPU where there is none. Where mmcv's operators are not compiled, torchvision serves them.
+same --progress folder. Uses every GPU under `torchrun --nproc-per-node gpu scripts/train_embedded_model.py ...`, one
+GPU without torchrun, and the CPU where there is none. Where mmcv's operators are not compiled, torchvision serves them.
 """
 
 from __future__ import annotations
@@ -48,11 +48,15 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     plan = TrainingPlan(steps=12_000)
     parser.add_argument("--steps", type=int, default=plan.steps, help="length of the schedule (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=plan.batch, help="pictures a step and device (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=plan.batch, help="pictures a step and device (default: %(default)s)"
+    )
     parser.add_argument("--rate", type=float, default=plan.peak, help="peak learning rate (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, resumable, after this long")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes that render")
-    parser.add_argument("--evaluate-every", type=int, default=2000, help="steps between validations (default: %(default)s)")
+    parser.add_argument(
+        "--evaluate-every", type=int, default=2000, help="steps between validations (default: %(default)s)"
+    )
     parser.add_argument("--progress", type=Path, default=paths.build_root() / "training", help="where to resume from")
     parser.add_argument("--output", type=Path, default=paths.MODELS / "emoji" / "mask_rcnn_emoji.pth")
     return parser.parse_args()
@@ -62,8 +66,9 @@ def main() -> None:
     options = parse()
     began = time.monotonic()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cuda":
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if world > 1:
@@ -131,7 +136,7 @@ def main() -> None:
         save_progress(progress, detector, optimiser, step)
         state = half_state(detector)
         with whole_file(options.output) as temporary:
-            torch.save({"state_dict": state}, temporary)
+            torch.save({"meta": {"CLASSES": list(detector.CLASSES)}, "state_dict": state}, temporary)
         write_text(options.output.parent / "SHA256SUMS", f"{sha256_file(options.output)}  {options.output.name}\n")
         detector.load_state_dict({name: value.to(device) for name, value in state.items()})
         result = validate(step, 1_000_000)
