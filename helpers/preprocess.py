@@ -126,7 +126,9 @@ def prepare(picture: npt.NDArray[np.uint8], input_shape: tuple[int, int] = (INPU
     height, width = picture.shape[:2]
     resized_height, resized_width = fit_scale((height, width), input_shape)
     resized = mmcv.imresize(picture, (resized_width, resized_height), interpolation="bilinear", backend="cv2")
-    normalised = mmcv.imnormalize(resized, np.array(MEAN), np.array(STD), to_rgb=True)
+    # float32 constants, as in mmdet's Normalize: doubles would change the last digit.
+    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
+    normalised = mmcv.imnormalize(resized, mean, std, to_rgb=True)
     padded = np.zeros((*input_shape, 3), np.float32)
     padded[:resized_height, :resized_width] = normalised
     return NetworkInput(

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import errno
+import json
+import pickle
+
+import pytest
+
+from helpers import artifacts
+from helpers.artifacts import DiskSpaceError, is_current, make, recorded_inputs, whole_file, write_bytes
+from helpers.errors import CourseError
+
+
+def test_an_interrupt_leaves_the_earlier_file_and_nothing_else(tmp_path):
+    target = tmp_path / "graph.onnx"
+    target.write_bytes(b"earlier")
+    with pytest.raises(KeyboardInterrupt), whole_file(target) as temporary:
+        temporary.write_bytes(b"half of the new o")
+        raise KeyboardInterrupt
+    assert target.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_earlier_file(tmp_path):
+    target = tmp_path / "graph.onnx"
+    target.write_bytes(b"earlier")
+    with pytest.raises(DiskSpaceError, match=r"no disk space left while writing .*graph\.onnx: free some space"):  # noqa: PT012
+        with whole_file(target) as temporary:
+            temporary.write_bytes(b"new")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert target.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_other_operating_system_errors_are_not_renamed(tmp_path):
+    with pytest.raises(PermissionError), whole_file(tmp_path / "x"):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_the_temporary_name_keeps_the_suffix(tmp_path):
+    with whole_file(tmp_path / "weights.pth") as temporary:
+        assert temporary.suffix == ".pth"
+
+
+def builder(content: bytes, calls: list[bytes]):
+    def build(path):
+        calls.append(content)
+        path.write_bytes(content)
+
+    return build
+
+
+def test_make_builds_once_for_the_same_inputs_and_again_for_others(tmp_path):
+    target, calls = tmp_path / "a" / "graph.onnx", []
+    for opset in (16, 16, 11):
+        make(target, {"opset": opset}, builder(b"%d" % opset, calls), announce=lambda _: None)
+    assert calls == [b"16", b"11"]
+    assert target.read_bytes() == b"11"
+    assert recorded_inputs(target) == {"opset": 11}
+
+
+@pytest.mark.parametrize("damage", [b"", b"sixteen", b"sixteen, and then other bytes of the same lengt!"])
+def test_a_truncated_or_changed_artifact_is_built_again(tmp_path, damage):
+    target, calls = tmp_path / "graph.onnx", []
+    whole = b"sixteen, and then other bytes of the same length"
+    make(target, {}, builder(whole, calls), announce=lambda _: None)
+    target.write_bytes(damage)
+    assert not is_current(target, {})
+    make(target, {}, builder(whole, calls), announce=lambda _: None)
+    assert len(calls) == 2
+    assert target.read_bytes() == whole
+
+
+def test_a_damaged_record_means_a_rebuild(tmp_path):
+    target, calls = tmp_path / "graph.onnx", []
+    make(target, {}, builder(b"x", calls), announce=lambda _: None)
+    (tmp_path / "graph.onnx.inputs.json").write_text('{"inputs": {}, "bytes"')
+    assert recorded_inputs(target) is None
+    make(target, {}, builder(b"x", calls), announce=lambda _: None)
+    assert len(calls) == 2
+
+
+def test_a_failing_builder_leaves_the_earlier_artifact_usable(tmp_path):
+    target = tmp_path / "graph.onnx"
+    make(target, {"n": 1}, builder(b"one", []), announce=lambda _: None)
+
+    def fail(path):
+        path.write_bytes(b"tw")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        make(target, {"n": 2}, fail, announce=lambda _: None)
+    assert is_current(target, {"n": 1})
+    assert not list(tmp_path.glob(".graph-*"))
+
+
+def test_inputs_are_compared_as_json(tmp_path):
+    target = tmp_path / "x"
+    make(target, {"shape": (1, 3)}, builder(b"x", []), announce=lambda _: None)
+    assert is_current(target, {"shape": [1, 3]})
+    assert json.loads((tmp_path / "x.inputs.json").read_text())["bytes"] == 1
+
+
+def test_write_bytes_reports_a_full_disk(tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(artifacts.Path, "write_bytes", full)
+    with pytest.raises(DiskSpaceError):
+        write_bytes(tmp_path / "x", b"y")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_survive_the_way_between_processes():
+    error = pickle.loads(pickle.dumps(DiskSpaceError("the disk is full", "free some space")))
+    assert isinstance(error, CourseError)
+    assert str(error) == "the disk is full: free some space."
