@@ -24,7 +24,7 @@ def test_an_interrupt_leaves_the_earlier_file_and_nothing_else(tmp_path):
 def test_a_full_disk_is_one_sentence_and_leaves_the_earlier_file(tmp_path):
     target = tmp_path / "graph.onnx"
     target.write_bytes(b"earlier")
-    with pytest.raises(DiskSpaceError, match=r"no disk space left while writing .*graph\.onnx: free some space"):  # noqa: PT012
+    with pytest.raises(DiskSpaceError, match=r"no disk space left while writing .*graph\.onnx: free some space"):
         with whole_file(target) as temporary:
             temporary.write_bytes(b"new")
             raise OSError(errno.ENOSPC, "No space left on device")
