@@ -1,8 +1,9 @@
 // grid_sampler (torch.nn.functional.grid_sample, 4-D), one output element, as PyTorch computes it.
 //
 // A grid point (x, y) is in [-1, 1]: -1 and 1 are the centres of the border pixels with align_corners, their outer edges
-// without. Sampling points that are NaN or infinite: with zero padding they give 0, with the other two paddings NaN reads
-// pixel 0 and infinity the border (bilinear and nearest). Bicubic weights of such a point are NaN, and so is its output.
+// without. Sampling points that are NaN or infinite lie outside: 0 with zero padding (PyTorch's kernels differ among
+// themselves: 0 or NaN); with border padding NaN reads pixel 0 and infinity the border, as in PyTorch. Bicubic weights of
+// such a point are NaN, and so is its output.
 #pragma once
 
 #include "../common/host_device.h"
