@@ -1,6 +1,6 @@
 """Checking answers to exercises, with three outcomes: right, wrong, and not answered yet.
 
-A student's cell holds ``answer = ...`` (Python's Ellipsis) until it is filled in. An unanswered exercise must not stop a
+A student's cell holds ``answer = ...`` (Ellipsis) until it is filled in. An unanswered exercise must not stop a
 headless run; a wrong answer must be seen.
 """
 

@@ -121,7 +121,7 @@ def mmcv_wheel(torch_version: str) -> Path:
 
 
 def build_wheel(into: Path) -> None:
-    """Compile mmcv-full, counting the object files: one line that changes, or a line now and then without a terminal."""
+    """Compile mmcv-full, counting object files: one line that changes, or a line now and then without a terminal."""
     command = [*PIP, "wheel", "-v", "--no-cache-dir", "--no-deps", "--no-build-isolation", "--no-binary", "mmcv-full"]
     command += ["--wheel-dir", str(into), f"mmcv-full=={MMCV}"]
     environment = {**os.environ, "MMCV_WITH_OPS": "1", "FORCE_CUDA": "0", "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,163 @@
+"""Executed notebooks as self-contained HTML pages, and an index of them."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import nbformat
+from nbconvert import HTMLExporter
+
+__all__ = ["Chapter", "chapter_goal", "chapter_title", "external_references", "index_page", "page"]
+
+Outcome = Literal["ran", "failed", "not run"]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One notebook and what became of it. ``skipped`` counts cells that wanted a GPU and found none."""
+
+    path: Path
+    title: str
+    goal: str
+    outcome: Outcome = "not run"
+    seconds: float = 0.0
+    skipped: int = 0
+    model: str = ""
+
+    @property
+    def page_name(self) -> str:
+        return f"{self.path.stem}.html"
+
+
+def _opening(notebook: Any) -> str:
+    first = notebook.cells[0] if notebook.cells else None
+    return str(first.source) if first is not None and first.cell_type == "markdown" else ""
+
+
+def chapter_title(notebook: Any, fallback: str) -> str:
+    """The first heading of the opening cell."""
+    found = re.search(r"^#\s+(.+)$", _opening(notebook), re.MULTILINE)
+    return found[1].strip() if found else fallback
+
+
+def chapter_goal(notebook: Any) -> str:
+    """The first paragraph after the opening heading, without Markdown marks."""
+    paragraphs = [part.strip() for part in _opening(notebook).split("\n\n") if part.strip()]
+    plain = next((part for part in paragraphs if not part.startswith("#")), "")
+    return re.sub(r"[*`_]", "", re.sub(r"\s+", " ", plain))
+
+
+_STYLE = """
+<style>
+:root { --ink:#1f2328; --soft:#59636e; --line:#d1d9e0; --link:#0969da; }
+.course-nav { display:flex; gap:1.5rem; justify-content:space-between; max-width:1060px; margin:0 auto;
+  padding:.8rem 1rem; font:15px/1.4 system-ui,sans-serif; }
+.course-nav a { color:var(--link); text-decoration:none; }
+body.jp-Notebook, main { max-width:1060px !important; margin:0 auto !important; }
+.jp-RenderedHTMLCommon { font-size:16px; line-height:1.55; }
+.jp-RenderedImage img { max-width:100%; height:auto; }
+.jp-OutputArea-output { overflow-x:auto; }
+details.course-solution { border:1px solid var(--line); border-radius:6px; padding:.4rem .8rem; margin:.6rem 0; }
+details.course-solution summary { cursor:pointer; font:15px system-ui,sans-serif; }
+</style>
+"""
+
+# nbconvert's template loads MathJax and RequireJS from the network; the pages must work without one.
+_FOREIGN = re.compile(r"<script\b[^>]*\bsrc=[\"']https?://[^>]*>.*?</script>", re.DOTALL | re.IGNORECASE)
+_MATHJAX = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", re.DOTALL)
+_MERMAID = re.compile(r"<script type=\"module\">\s*document\.addEventListener.*?</script>", re.DOTALL)
+
+
+def external_references(page: str) -> list[str]:
+    """Addresses outside the page that a browser would fetch to show it (links that a reader clicks do not count)."""
+    tags = re.findall(r"<(?:script|img|iframe|link|source|video)\b[^>]*>", page, re.IGNORECASE)
+    found = [url for tag in tags for url in re.findall(r"(?:src|href)=[\"'](https?://[^\"']+)", tag)]
+    found += re.findall(r"import\s*\(?\s*[\"'](https?://[^\"']+)", page)
+    return found + re.findall(r"url\(\s*[\"']?(https?://[^)\"']+)", page)
+
+
+def _navigation(before: Chapter | None, after: Chapter | None) -> str:
+    def link(chapter: Chapter | None, arrow: str) -> str:
+        if chapter is None:
+            return "<span></span>"
+        return f'<a href="{chapter.page_name}">{arrow.format(html.escape(chapter.title))}</a>'
+
+    return (
+        f'<nav class="course-nav">{link(before, "← {}")}<a href="index.html">All chapters</a>'
+        f"{link(after, '{} →')}</nav>"
+    )
+
+
+_CELL = re.compile(r'(<div\b[^>]*class="[^"]*celltag_solution[^"]*"[^>]*>)')
+
+
+def page(notebook: Any, chapter: Chapter, before: Chapter | None = None, after: Chapter | None = None) -> str:
+    """One executed notebook as one HTML file that needs no network: pictures inside, solutions folded."""
+    body, _ = HTMLExporter(template_name="lab", embed_images=True).from_notebook_node(nbformat.from_dict(notebook))
+    body = _MERMAID.sub("", _MATHJAX.sub("", _FOREIGN.sub("", body)))
+    body = _wrap_solutions(body)
+    navigation = _navigation(before, after)
+    body = re.sub(r"<title>.*?</title>", f"<title>{html.escape(chapter.title)}</title>", body, count=1, flags=re.DOTALL)
+    body = body.replace("</head>", f"{_STYLE}</head>", 1)
+    body = re.sub(r"(<body\b[^>]*>)", lambda found: found[1] + navigation, body, count=1)
+    return body.replace("</body>", f"{navigation}</body>", 1)
+
+
+def _wrap_solutions(body: str) -> str:
+    """Fold every cell tagged ``solution`` into a <details> element, by balancing the cell's <div>s."""
+    parts, position = [], 0
+    for found in _CELL.finditer(body):
+        if found.start() < position:
+            continue
+        depth, end = 0, found.start()
+        for tag in re.finditer(r"<div\b|</div>", body[found.start() :]):
+            depth += 1 if tag[0].startswith("<div") else -1
+            if depth == 0:
+                end = found.start() + tag.end()
+                break
+        parts.append(body[position : found.start()])
+        parts.append('<details class="course-solution"><summary>Show the solution</summary>')
+        parts += [body[found.start() : end], "</details>"]
+        position = end
+    return "".join([*parts, body[position:]])
+
+
+_INDEX = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Mask R-CNN from PyTorch to TensorRT</title>
+<style>
+body {{ font:17px/1.55 system-ui,sans-serif; color:#1f2328; max-width:980px; margin:2.5rem auto; padding:0 1rem; }}
+table {{ border-collapse:collapse; width:100%; }}
+th, td {{ text-align:left; padding:.55rem .6rem; border-bottom:1px solid #d1d9e0; vertical-align:top; }}
+td.number {{ text-align:right; white-space:nowrap; font-variant-numeric:tabular-nums; }}
+a {{ color:#0969da; text-decoration:none; }} .soft {{ color:#59636e; font-size:15px; }}
+.ran {{ color:#1a7f37; }} .failed {{ color:#cf222e; font-weight:600; }} .not-run {{ color:#59636e; }}
+</style></head><body>
+<h1>Mask R-CNN from PyTorch to TensorRT</h1>
+<p>Its accuracy proven at every step. Every page below was executed on this machine from a fresh kernel, with the model
+<b>{model}</b>.</p>
+<table><thead><tr><th>chapter</th><th>what it shows</th><th>seconds</th><th>outcome</th></tr></thead>
+<tbody>{rows}</tbody></table>
+<p class="soft">{note}</p>
+</body></html>
+"""
+
+
+def index_page(chapters: Sequence[Chapter], model: str, note: str) -> str:
+    """The table of chapters. A chapter that did not run, or failed, has no link: its page would not be true."""
+    rows = []
+    for chapter in chapters:
+        title = html.escape(chapter.title)
+        name = f'<a href="{chapter.page_name}">{title}</a>' if chapter.outcome == "ran" else title
+        skipped = f"; {chapter.skipped} GPU cells without a GPU" if chapter.skipped else ""
+        seconds = f"{chapter.seconds:.0f}" if chapter.outcome != "not run" else ""
+        rows.append(
+            f'<tr><td>{name}</td><td class="soft">{html.escape(chapter.goal)}</td><td class="number">{seconds}</td>'
+            f'<td class="{chapter.outcome.replace(" ", "-")}">{chapter.outcome}{skipped}</td></tr>'
+        )
+    return _INDEX.format(model=html.escape(model), rows="\n".join(rows), note=html.escape(note))
