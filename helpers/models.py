@@ -46,6 +46,7 @@ __all__ = [
     "load_config",
     "load_detector",
     "model_spec",
+    "read_checkpoint",
 ]
 
 MODEL_NAMES = ("emoji", "r50")
@@ -159,7 +160,8 @@ def load_config(name: str | None = None) -> Config:
     return config
 
 
-def _read_checkpoint(spec: ModelSpec, *, trust: bool) -> dict[str, Any]:
+def read_checkpoint(spec: ModelSpec, *, trust: bool = False) -> dict[str, Any]:
+    """Verify and open a model's checkpoint file; see :func:`load_detector` for ``trust``. Raises CheckpointError."""
     path = spec.checkpoint
     if path is None:
         raise CheckpointError(
@@ -199,7 +201,7 @@ def load_detector(
         UnknownModelError, CheckpointError.
     """
     spec = model_spec(name, checkpoint)
-    content = _read_checkpoint(spec, trust=trust)
+    content = read_checkpoint(spec, trust=trust)
     state = content.get("state_dict", content)
     detector = _build(spec.name)
     try:
