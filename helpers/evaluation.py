@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,19 @@ from helpers.detections import Detections
 from helpers.errors import CourseError
 from helpers.preprocess import read_picture
 
-__all__ = ["AveragePrecision", "DatasetError", "EvaluationSet", "coco_results", "evaluate", "load_set", "score"]
+__all__ = [
+    "AveragePrecision",
+    "DatasetError",
+    "EvaluationSet",
+    "box_ap_by_class",
+    "box_ap_by_size",
+    "coco_results",
+    "evaluate",
+    "instances_by_class",
+    "load_set",
+    "score",
+    "with_progress",
+]
 
 
 class DatasetError(CourseError):
@@ -90,6 +103,11 @@ def load_set(folder: Path | None = None) -> EvaluationSet:
         raise DatasetError(f"{file} is not a COCO annotation file", "check out the repository again") from error
 
 
+def with_progress(dataset: EvaluationSet, description: str) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """``dataset.pictures()`` with a progress bar."""
+    yield from tqdm(dataset.pictures(), total=len(dataset), desc=description, unit="picture", mininterval=2)
+
+
 def coco_results(found: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """Detections of one picture as COCO result entries; masks must have the size of the picture."""
     results = []
@@ -112,23 +130,49 @@ def score(dataset: EvaluationSet, results: Sequence[Mapping[str, Any]]) -> Avera
     """AP of COCO result entries over the pictures of ``dataset``. No result at all gives 0."""
     if not results:
         return AveragePrecision(0.0, 0.0, 0.0, 0.0, len(dataset))
-    found: dict[str, tuple[float, float]] = {}
+    boxes, masks = (_accumulated(dataset, results, kind).stats for kind in ("bbox", "segm"))
+    return AveragePrecision(float(boxes[0]), float(masks[0]), float(boxes[1]), float(masks[1]), len(dataset))
+
+
+def _accumulated(dataset: EvaluationSet, results: Sequence[Mapping[str, Any]], kind: str) -> COCOeval:
+    entries = [dict(entry) for entry in results]
+    if kind == "segm":
+        # loadRes takes areas from the box where there is one, and would sort masks into the wrong size bins.
+        for entry in entries:
+            del entry["bbox"]
     with contextlib.redirect_stdout(io.StringIO()):
-        for kind in ("bbox", "segm"):
-            entries = [dict(entry) for entry in results]
-            if kind == "segm":
-                # loadRes takes areas from the box where there is one, and would sort masks into the wrong size bins.
-                for entry in entries:
-                    del entry["bbox"]
-            evaluator = COCOeval(dataset.truth, dataset.truth.loadRes(entries), kind)
-            evaluator.params.imgIds = list(dataset.image_ids)
-            evaluator.evaluate()
-            evaluator.accumulate()
-            evaluator.summarize()
-            found[kind] = float(evaluator.stats[0]), float(evaluator.stats[1])
-    return AveragePrecision(
-        found["bbox"][0], found["segm"][0], found["bbox"][1], found["segm"][1], pictures=len(dataset)
-    )
+        evaluator = COCOeval(dataset.truth, dataset.truth.loadRes(entries), kind)
+        evaluator.params.imgIds = list(dataset.image_ids)
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator
+
+
+def box_ap_by_class(dataset: EvaluationSet, results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Box AP@[.50:.95] of every class that has an example in the set, by class name. Needs at least one result."""
+    evaluator = _accumulated(dataset, results, "bbox")
+    # precision: IoU thresholds x recalls x classes x areas x detection limits; area 0 is "all", limit -1 is 100.
+    precision = evaluator.eval["precision"][:, :, :, 0, -1]
+    names = [category["name"] for category in dataset.truth.loadCats(evaluator.params.catIds)]
+    return {
+        name: float(precision[:, :, index].mean())
+        for index, name in enumerate(names)
+        if (precision[:, :, index] > -1).all()
+    }
+
+
+def box_ap_by_size(dataset: EvaluationSet, results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Box AP of small (area < 32² pixels), medium and large (area > 96²) objects. Needs at least one result."""
+    stats = _accumulated(dataset, results, "bbox").stats
+    return {"small": float(stats[3]), "medium": float(stats[4]), "large": float(stats[5])}
+
+
+def instances_by_class(dataset: EvaluationSet) -> dict[str, int]:
+    """How many annotated objects of each class the set has; classes without one are absent."""
+    annotations = dataset.truth.loadAnns(dataset.truth.getAnnIds(imgIds=list(dataset.image_ids)))
+    names = {category["id"]: category["name"] for category in dataset.truth.dataset["categories"]}
+    return dict(Counter(names[annotation["category_id"]] for annotation in annotations))
 
 
 def evaluate(
@@ -139,6 +183,6 @@ def evaluate(
 ) -> AveragePrecision:
     """AP of ``detect`` (a BGR picture to its detections, in the picture's own pixels), with a progress bar."""
     results: list[dict[str, Any]] = []
-    for image_id, picture in tqdm(dataset.pictures(), total=len(dataset), desc=description, unit="picture"):
+    for image_id, picture in with_progress(dataset, description):
         results += coco_results(detect(picture), image_id, dataset.category_ids)
     return score(dataset, results)
