@@ -7,8 +7,11 @@ others; the failing cell and its traceback are printed last, and the exit status
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import re
+import signal
 import sys
 import time
 import traceback
@@ -55,7 +58,7 @@ def select(folder: Path, only: str | None) -> list[Path]:
     unknown = [number for number in wanted if number not in numbers]
     if unknown or not wanted:
         raise CourseError(
-            f"there is no chapter {', '.join(unknown) or only!r}", f"choose from {', '.join(sorted(numbers))}"
+            f"there is no chapter {', '.join(unknown) or repr(only)}", f"choose from {', '.join(sorted(numbers))}"
         )
     return [path for path in found if path.name[:2] in wanted]
 
@@ -64,7 +67,24 @@ def _gpu_cells(notebook: Any) -> int:
     return sum("gpu" in cell.metadata.get("tags", []) for cell in notebook.cells)
 
 
-def execute(chapter: Chapter, has_gpu: bool, executed: Path) -> tuple[Chapter, Any, str]:
+class Running:
+    """The notebooks that are being executed, so that an interrupt can end their kernels."""
+
+    def __init__(self) -> None:
+        self.clients: set[NotebookClient] = set()
+        self.stopping = False
+
+    def stop(self) -> None:
+        """Kill every kernel. nbclient then sees a dead kernel, and the thread that waits for it comes to an end."""
+        self.stopping = True
+        for client in list(self.clients):
+            pid = getattr(getattr(client.km, "provisioner", None), "pid", None)
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def execute(chapter: Chapter, has_gpu: bool, executed: Path, running: Running) -> tuple[Chapter, Any, str]:
     """Run one notebook; returns the chapter with its outcome, the executed notebook, and what went wrong."""
     notebook = nbformat.read(chapter.path, as_version=4)
     began = time.monotonic()
@@ -72,14 +92,15 @@ def execute(chapter: Chapter, has_gpu: bool, executed: Path) -> tuple[Chapter, A
     client = NotebookClient(
         notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(paths.REPO_ROOT)}}
     )
+    running.clients.add(client)
     try:
         client.execute()
     except CellExecutionError as error:
-        trouble = str(error)
-    except KeyboardInterrupt:
-        raise
+        trouble = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     except Exception:  # a kernel that died, a time-out: a failed chapter, not a failed course
         trouble = traceback.format_exc()
+    finally:
+        running.clients.discard(client)
     done = replace(
         chapter,
         outcome="failed" if trouble else "ran",
@@ -136,11 +157,17 @@ def main(arguments: list[str] | None = None) -> int:
     troubles: list[tuple[Chapter, str]] = []
     executed = paths.build_dir(spec.name) / "notebooks"
 
+    running = Running()
+
     def run(path: Path) -> None:
+        if running.stopping:
+            return
         # A page of an earlier run would look like this run's result if the chapter fails now.
         (site / chapters[path].page_name).unlink(missing_ok=True)
         print(f"{path.stem} ...", flush=True)
-        done, notebook, trouble = execute(chapters[path], has_gpu, executed)
+        done, notebook, trouble = execute(chapters[path], has_gpu, executed, running)
+        if running.stopping:
+            return
         chapters[path] = done
         print(progress_line(done), flush=True)
         if trouble:
@@ -159,6 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
                     future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                running.stop()
                 raise
     finally:
         # Also after an interrupt: the pages that are there are whole, and the index says what is true of them.

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from helpers import environment
+from helpers.environment import Finding, as_html, as_text, report
+
+
+def test_every_line_that_is_not_ready_says_what_to_do():
+    findings = report()
+    names = [finding.name for finding in findings]
+    assert {"torch", "mmcv-full", "weights: emoji", "GPU", "C++ compiler"} <= set(names)
+    for finding in findings:
+        assert (finding.status == "ready") or finding.action, finding.name
+    assert all(
+        finding.status == "ready" for finding in findings if finding.name in ("torch", "mmdet", "weights: emoji")
+    )
+
+
+def test_a_missing_package_is_missing():
+    found = environment._package("nothing", "no-such-distribution")
+    assert (found.status, found.version) == ("missing", "-")
+    assert environment._package("nothing", "no-such-distribution", required=False).status == "optional"
+
+
+def test_the_gpu_is_what_the_driver_says(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert environment.gpu_name() is None
+    monkeypatch.setattr(shutil, "which", lambda _: "nvidia-smi")
+    answer = subprocess.CompletedProcess([], 0, stdout="NVIDIA T4, 535.1\nNVIDIA T4, 535.1\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    assert environment.gpu_name() == "NVIDIA T4, 535.1"
+
+    def broken(*_, **__):
+        raise subprocess.CalledProcessError(9, "nvidia-smi")
+
+    monkeypatch.setattr(subprocess, "run", broken)
+    assert not environment.gpu_available()
+
+
+def test_tables_show_the_action_and_escape_markup():
+    findings = [Finding("a<b", "missing", "-", "for", "do this"), Finding("c", "ready", "1", "for")]
+    assert "a&lt;b" in as_html(findings)
+    assert "do this" in as_html(findings)
+    assert as_text(findings).count("->") == 1

@@ -1,0 +1,94 @@
+"""Every notebook: its form, and that it runs with plain nbconvert."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from helpers import paths
+
+NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+TAGS = {"setup", "demo", "gpu", "exercise", "solution"}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+def test_form(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    opening = notebook.cells[0].source
+    assert opening.startswith("# ")
+    for word in ("**Goals.**", "**Prerequisites.**", "**Run time.**"):
+        assert word in opening, word
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert "setup" in code[0].metadata.tags
+    for cell in code:
+        assert cell.outputs == [], "a notebook is committed without outputs"
+        assert cell.execution_count is None
+        assert set(cell.metadata.get("tags", [])) & TAGS, f"a cell without a tag: {cell.source[:60]!r}"
+        assert set(cell.metadata.get("tags", [])) <= TAGS
+
+
+def test_it_ends_with_exercises_whose_solutions_follow_them(path):
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    tags = [cell.metadata.tags[0] for cell in cells if {"exercise", "solution"} & set(cell.metadata.tags)]
+    assert 2 <= tags.count("exercise") <= 3
+    assert tags == ["exercise", "solution"] * tags.count("exercise")
+    for cell in cells:
+        if "exercise" in cell.metadata.tags:
+            assert "= ..." in cell.source
+        if {"exercise", "solution"} & set(cell.metadata.tags):
+            assert "check(" in cell.source
+    assert any("## Summary" in cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+
+
+def test_what_it_claims_is_asserted(path):
+    assert sum("assert " in cell.source for cell in read(path).cells if cell.cell_type == "code") >= 2
+
+
+def execute(path, cwd, output):
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", str(path)]
+    command += ["--ExecutePreprocessor.timeout=1200", "--output-dir", str(output)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_it_runs_with_plain_nbconvert_from_the_repository_root(path, tmp_path):
+    finished = execute(path, paths.REPO_ROOT, tmp_path)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    done = read(tmp_path / path.name)
+    assert all(cell.execution_count for cell in done.cells if cell.cell_type == "code" and cell.source.strip())
+
+
+@pytest.mark.slow
+def test_one_runs_from_the_notebooks_folder(tmp_path):
+    finished = execute(NOTEBOOKS[0].name, paths.NOTEBOOKS, tmp_path)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+def test_the_student_version_lacks_the_solutions_and_nothing_else(path):
+    from scripts.make_student_version import without_solutions
+
+    whole = read(path)
+    student = without_solutions(whole)
+    nbformat.validate(student)
+    assert not any("solution" in cell.metadata.get("tags", []) for cell in student.cells)
+    kept = [cell for cell in whole.cells if "solution" not in cell.metadata.get("tags", [])]
+    assert [cell.source for cell in student.cells] == [cell.source for cell in kept]
+    assert len(student.cells) < len(whole.cells)

@@ -1,0 +1,164 @@
+"""The headless run, on tiny notebooks made here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from helpers import paths, site
+from scripts import run_course
+
+PICTURE = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+
+
+def notebook(title, *cells):
+    return new_notebook(
+        cells=[new_markdown_cell(f"# {title}\n\nThe **goal** of `{title}`.\n\nMore."), *cells],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+
+
+def code(source, *tags):
+    return new_code_cell(source, metadata={"tags": list(tags)})
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_BUILD", str(tmp_path / "build"))
+    monkeypatch.delenv("COURSE_IMAGE", raising=False)
+    monkeypatch.setenv("COURSE_MODEL", "emoji")
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    good = notebook("One", code("print('hello')"), code(PICTURE), code("print('live?')", "gpu"), code("42", "solution"))
+    nbformat.write(good, folder / "01_one.ipynb")
+    nbformat.write(notebook("Two", code("import os\nprint(os.getcwd())")), folder / "02_two.ipynb")
+    nbformat.write(notebook("Three", code("x = 1\nraise ValueError('the reason')")), folder / "03_three.ipynb")
+    return folder
+
+
+def run(course, *arguments):
+    return run_course.main(["--notebooks", str(course), *arguments])
+
+
+def test_the_site(course, tmp_path, capfd):
+    assert run(course, "--only", "1,02") == 0
+    said = capfd.readouterr().out
+    assert "01_one" in said
+    assert "1 GPU cells found no GPU" in said or run_course.gpu_available()
+    folder = tmp_path / "build" / "site"
+    index = (folder / "index.html").read_text()
+    assert 'href="01_one.html"' in index
+    assert "The goal of One." in index
+    assert "03_three.html" not in index  # it did not run
+    one = (folder / "01_one.html").read_text()
+    assert "hello" in one
+    assert "data:image/png;base64" in one
+    assert 'href="02_two.html"' in one
+    assert '<details class="course-solution">' in one
+    assert str(paths.REPO_ROOT) in (folder / "02_two.html").read_text()
+    for page in folder.glob("*.html"):
+        assert site.external_references(page.read_text()) == [], page.name
+
+
+def test_a_failing_chapter_is_named_last_and_not_rendered_and_the_others_run(course, tmp_path, capfd):
+    folder = tmp_path / "build" / "site"
+    folder.mkdir(parents=True)
+    (folder / "03_three.html").write_text("an earlier run")
+    assert run(course) == 1
+    streams = capfd.readouterr()
+    assert streams.err.rstrip().endswith("ValueError: the reason")
+    assert "raise ValueError" in streams.err
+    assert "03_three.ipynb failed" in streams.err
+    assert not (folder / "03_three.html").exists()
+    assert (folder / "02_two.html").exists()
+    index = (folder / "index.html").read_text()
+    assert 'class="failed"' in index
+    assert 'href="03_three.html"' not in index
+
+
+def test_pages_of_an_earlier_run_stay_in_the_index(course, tmp_path):
+    run(course, "--only", "01")
+    run(course, "--only", "02")
+    index = (tmp_path / "build" / "site" / "index.html").read_text()
+    assert 'href="01_one.html"' in index
+    assert 'href="02_two.html"' in index
+    assert set(json.loads((tmp_path / "build" / "site" / "chapters.json").read_text())) == {"01_one", "02_two"}
+
+
+def test_two_at_a_time(course):
+    assert run(course, "--only", "01,02", "--jobs", "2") == 0
+
+
+def script(*arguments, **environment):
+    command = [sys.executable, str(paths.REPO_ROOT / "scripts" / "run_course.py"), *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        (["--only", "17"], {}, "there is no chapter 17: choose from"),
+        (["--image", "no.jpg"], {}, "cannot read the picture no.jpg"),
+        (["--checkpoint", "no.pth"], {}, "there is no checkpoint at"),
+        ([], {"COURSE_MODEL": "r101"}, "there is no model named 'r101': use one of: emoji, r50"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, arguments, environment, words):
+    process = script(*arguments, COURSE_BUILD=str(tmp_path), **environment)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_an_interrupt_keeps_finished_pages_whole_and_ends_the_kernel(course, tmp_path):
+    (course / "03_three.ipynb").unlink()
+    nbformat.write(notebook("Slow", code("import time\ntime.sleep(600)")), course / "02_two.ipynb")
+    process = script("--notebooks", course, COURSE_BUILD=str(tmp_path / "build"))
+    folder = tmp_path / "build" / "site"
+    deadline = time.monotonic() + 120
+    while not (folder / "01_one.html").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    index = (folder / "index.html").read_text()
+    assert 'href="01_one.html"' in index
+    assert 'href="02_two.html"' not in index
+    assert not [file for file in folder.iterdir() if file.name.startswith(".")]
+    with pytest.raises(ProcessLookupError):  # the kernel was in the same process group
+        os.killpg(process.pid, 0)
+
+
+def test_external_references_are_seen():
+    assert site.external_references('<script src="https://x.org/a.js"></script>') == ["https://x.org/a.js"]
+    assert site.external_references("<style>a{background:url(https://x.org/b.png)}</style>") == ["https://x.org/b.png"]
+    assert site.external_references('<a href="https://x.org">a link</a>') == []
+
+
+def test_a_solution_is_folded_whole():
+    cell = code("1 + 1", "solution")
+    cell.outputs = [new_output("stream", text="the answer")]
+    made = notebook("T", cell, code("2"))
+    page = site.page(made, site.Chapter(paths.NOTEBOOKS / "01_x.ipynb", "T", ""))
+    inside = page.split('<details class="course-solution">')[1].split("</details>")[0]
+    assert "the answer" in inside
+    assert page.count("<details") == page.count("</details>") == 1
