@@ -56,6 +56,7 @@ __all__ = [
     "bound_meta",
     "export_inputs",
     "export_onnx",
+    "exported_with",
     "full_input_meta",
     "load_onnx",
     "make_onnx",
@@ -66,7 +67,7 @@ __all__ = [
 
 OUTPUT_NAMES = ("dets", "labels", "masks")
 # Raised when this module changes what it writes, so that files made by an older version are made again.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class UnknownFlavourError(CourseError):
@@ -255,6 +256,7 @@ def export_onnx(
             steps.update()
         _name_nodes(model)
         _write_origins(model, [name for name, _ in detector.named_modules() if name])
+        onnx.helper.set_model_props(model, {"course.flavour": flavour, "course.patches": " ".join(names)})
         onnx.save(model, temporary)
         steps.update()
     return Path(path)
@@ -376,14 +378,26 @@ def _module_path(node_name: str, module_names: Sequence[str]) -> str:
             steps = steps[1:]
         path += steps
     scope = ".".join(path)
-    ending = [name for name in module_names if name.endswith(f".{scope}")] if scope else []
-    return ending[0] if scope not in module_names and len(ending) == 1 else scope
+    # The second call of a module is named relu_1; a module may be named so itself.
+    for wanted in (scope, re.sub(r"_\d+(?=\.|$)", "", scope)):
+        if wanted in module_names or not wanted:
+            return wanted
+        ending = [name for name in module_names if name.endswith(f".{wanted}")]
+        if len(ending) == 1:
+            return ending[0]
+    return scope
 
 
 def origin(node: onnx.NodeProto) -> Origin:
     """What :func:`export_onnx` wrote about a node's origin; empty for a file that something else made."""
     scope, *lines = node.doc_string.split("\n")
     return Origin(scope, tuple(lines))
+
+
+def exported_with(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The names of the patches that a graph of :func:`export_onnx` was exported with, in order."""
+    properties = {prop.key: prop.value for prop in model.metadata_props}
+    return tuple(properties.get("course.patches", "").split())
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:

@@ -1,0 +1,207 @@
+"""ONNX Runtime on the CPU, for both export flavours, with arrays in and :class:`helpers.detections.Detections` out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
+
+from helpers.detections import Detections
+from helpers.errors import CourseError
+from helpers.export import OUTPUT_NAMES, load_onnx
+from helpers.preprocess import NetworkInput, boxes_to_picture, prepare
+
+__all__ = ["OnnxRunner", "RunnerError", "open_session", "to_picture"]
+
+
+class RunnerError(CourseError):
+    """ONNX Runtime cannot load the graph, or was asked for an input shape or an output that the graph has not."""
+
+
+class OnnxRunner:
+    """One graph, ready to run.
+
+    model: a path or a loaded graph. optimise: let ONNX Runtime fuse and rewrite nodes; switch it off to see the tensors
+    of the graph as it is. threads: 0 leaves the number to ONNX Runtime.
+
+    Of the domain ``mmcv``, RoIAlign is computed in Python by mmcv's own function, through onnxruntime-extensions, whose
+    operators live in the domain ``ai.onnx.contrib``; grid_sampler by ONNX Runtime's operator of the same arithmetic.
+    The nodes are renamed in the copy that is run.
+
+    Raises:
+        helpers.export.OnnxFileError: the file is missing or truncated.
+        RunnerError: ONNX Runtime refuses the graph.
+    """
+
+    def __init__(self, model: Path | str | onnx.ModelProto, *, optimise: bool = True, threads: int = 0) -> None:
+        self.name = "the graph in memory" if isinstance(model, onnx.ModelProto) else str(model)
+        graph = model if isinstance(model, onnx.ModelProto) else load_onnx(Path(model))
+        self.session = open_session(graph, optimise=optimise, threads=threads, name=self.name)
+        self.input_shape = tuple(self.session.get_inputs()[0].shape)
+        self.output_names = tuple(output.name for output in self.session.get_outputs())
+
+    def run(self, tensor: npt.NDArray[np.float32], outputs: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Run the graph on ``input``; returns the named outputs (all by default).
+
+        Raises:
+            RunnerError: a wrong input shape or type, or an output that does not exist.
+        """
+        wanted = self.output_names if outputs is None else tuple(outputs)
+        if missing := [name for name in wanted if name not in self.output_names]:
+            raise RunnerError(
+                f"{self.name} has no output {missing[0]!r}", f"use some of: {', '.join(self.output_names)}"
+            )
+        fits = tensor.dtype == np.float32 and len(tensor.shape) == len(self.input_shape)
+        if not fits or any(
+            isinstance(want, int) and want != have for want, have in zip(self.input_shape, tensor.shape, strict=True)
+        ):
+            raise RunnerError(
+                f"{self.name} takes float32 {list(self.input_shape)}, got {tensor.dtype} {list(tensor.shape)}",
+                "prepare the picture with helpers.preprocess.prepare",
+            )
+        results = self.session.run(list(wanted), {self.session.get_inputs()[0].name: tensor})
+        return dict(zip(wanted, results, strict=True))
+
+    def detect_prepared(self, prepared: NetworkInput, *, drop_padding: bool = True) -> Detections:
+        """Detections of one prepared picture, in pixels of the network's input; masks cover the resized picture,
+        without the padding, as :func:`helpers.inference.detect_prepared` gives them.
+
+        ``drop_padding`` False keeps the rows that only fill the output to its fixed length.
+
+        Raises:
+            RunnerError: the graph is not a detector exported by :mod:`helpers.export`.
+        """
+        raw = self.run(prepared.tensor, self._detector_outputs())
+        height, width = prepared.resized_shape
+        return Detections.from_raw(
+            raw["dets"][0], raw["labels"][0], raw["masks"][0, :, :height, :width], drop_padding=drop_padding
+        )
+
+    def detect(self, picture: npt.NDArray[np.uint8]) -> Detections:
+        """Detections of one BGR picture (H, W, 3) uint8, boxes and masks in the picture's own pixels."""
+        prepared = prepare(picture)
+        return to_picture(self.detect_prepared(prepared), prepared)
+
+    def _detector_outputs(self) -> Sequence[str]:
+        if not set(OUTPUT_NAMES) <= set(self.output_names):
+            raise RunnerError(
+                f"{self.name} is not a Mask R-CNN of this course (its outputs are {', '.join(self.output_names)})",
+                "use a file made by helpers.export",
+            )
+        return OUTPUT_NAMES
+
+
+def open_session(
+    graph: onnx.ModelProto, *, optimise: bool = True, threads: int = 0, name: str = "the graph in memory"
+) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU, with operators for the domain ``mmcv``; see :class:`OnnxRunner`.
+
+    Raises:
+        RunnerError: ONNX Runtime refuses the graph.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if any(node.domain == "mmcv" for node in graph.graph.node):
+        options.register_custom_ops_library(_python_operators())
+        graph = _runnable(graph)
+    try:
+        return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except (Fail, InvalidGraph, InvalidProtobuf, InvalidArgument, RuntimeError) as error:
+        first_line = str(error).splitlines()[0]
+        raise RunnerError(f"ONNX Runtime cannot load {name} ({first_line})", "export it again") from error
+
+
+def to_picture(found: Detections, prepared: NetworkInput) -> Detections:
+    """From pixels of the network's input to those of the picture: boxes and masks scaled back.
+
+    Masks are 0 or 1 already and are resized with nearest-neighbour interpolation, as mmdet's wrapper of exported models
+    does.
+    """
+    masks = found.masks
+    if prepared.resized_shape != prepared.picture_shape:
+        size = prepared.picture_shape[::-1]
+        resized = [cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) for mask in masks]
+        masks = np.stack(resized).astype(bool) if resized else np.zeros((0, *prepared.picture_shape), bool)
+    boxes = boxes_to_picture(found.boxes, prepared)
+    picture_height, picture_width = prepared.picture_shape
+    boxes = np.clip(boxes, 0, np.array([picture_width, picture_height] * 2, np.float32))
+    return Detections(boxes, found.scores, found.labels, masks)
+
+
+def _runnable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the ``mmcv`` flavour in operators that ONNX Runtime can be given."""
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(model)
+    for node in renamed.graph.node:
+        if node.domain == "mmcv" and node.op_type == "grid_sampler":
+            # ONNX Runtime's own, older than ONNX's: a Python operator hands its 100 full-size masks over as a list of
+            # Python numbers, which takes 20 s and 5 GB.
+            settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            del node.attribute[:]
+            node.op_type, node.domain = "GridSample", "com.microsoft"
+            node.attribute.extend(
+                (
+                    onnx.helper.make_attribute("mode", _INTERPOLATION[settings["interpolation_mode"]]),
+                    onnx.helper.make_attribute("padding_mode", _PADDING[settings["padding_mode"]]),
+                    onnx.helper.make_attribute("align_corners", settings["align_corners"]),
+                )
+            )
+        elif node.domain == "mmcv":
+            node.domain = "ai.onnx.contrib"
+    domains = ("ai.onnx.contrib", "com.microsoft")
+    renamed.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in domains)
+    return renamed
+
+
+# torch's enumerations (aten/src/ATen/native/GridSamplerUtils.h), which mmcv's attributes repeat.
+_INTERPOLATION = ("bilinear", "nearest", "bicubic")
+_PADDING = ("zeros", "border", "reflection")
+
+
+@functools.cache
+def _python_operators() -> str:
+    """Define mmcv's operators for onnxruntime-extensions, once in a process; returns the library to register."""
+    from onnxruntime_extensions import PyCustomOpDef, get_library_path, onnx_op
+
+    floating, integer, text = PyCustomOpDef.dt_float, PyCustomOpDef.dt_int64, PyCustomOpDef.dt_string
+
+    @onnx_op(
+        op_type="MMCVRoiAlign",
+        inputs=[floating, floating],
+        outputs=[floating],
+        attrs={
+            "output_height": integer,
+            "output_width": integer,
+            "spatial_scale": floating,
+            "sampling_ratio": integer,
+            "mode": text,
+            "aligned": integer,
+        },
+    )
+    def roi_align(features: Any, rois: Any, **attributes: Any) -> Any:
+        from mmcv.ops import roi_align as mmcv_roi_align
+
+        mode = attributes["mode"]
+        return mmcv_roi_align(
+            torch.from_numpy(np.asarray(features)),
+            torch.from_numpy(np.asarray(rois)),
+            (int(attributes["output_height"]), int(attributes["output_width"])),
+            float(attributes["spatial_scale"]),
+            int(attributes["sampling_ratio"]),
+            mode.decode() if isinstance(mode, bytes) else str(mode),
+            bool(attributes["aligned"]),
+        ).numpy()
+
+    return str(get_library_path())

@@ -1,0 +1,355 @@
+"""Every tensor of a run: of PyTorch, with the module that made it, and of ONNX Runtime, by its name in the graph.
+
+Only :class:`helpers.fingerprints.Fingerprint` of each is kept, so that a network with gigabytes of activations can be
+recorded in little memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import unittest.mock
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import shape_inference
+from torch.utils._python_dispatch import TorchDispatchMode
+from tqdm.auto import tqdm
+
+from helpers.errors import CourseError
+from helpers.export import bound_meta, full_input_meta
+from helpers.fingerprints import Fingerprint, fingerprint, fingerprint_of_tensor
+from helpers.ort_runner import open_session
+
+if TYPE_CHECKING:
+    from mmdet.models.detectors import BaseDetector
+
+__all__ = [
+    "GraphInputError",
+    "Record",
+    "Recording",
+    "constants",
+    "extract",
+    "record_graph",
+    "record_inference",
+    "record_traced_code",
+    "run_graph",
+]
+
+Array = npt.NDArray[Any]
+# Outputs of a part of the graph that are held at once; the largest single tensor (0.8 GB) may exceed it.
+_PART_BYTES = 400 << 20
+
+
+class GraphInputError(CourseError):
+    """The array given to a graph is not what it takes."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One tensor of a PyTorch run.
+
+    scope: the path of the module being called; operator: the ATen operator, ``"input"`` or ``"output"`` of the module
+    itself, or ``"result"`` of the whole run. shape: of the tensor. print: its fingerprint.
+    """
+
+    index: int
+    scope: str
+    operator: str
+    shape: tuple[int, ...]
+    print: Fingerprint
+
+    def __str__(self) -> str:
+        return f"{self.operator} {list(self.shape)} in {self.scope or 'the detector'}"
+
+
+@dataclass
+class Recording:
+    """All records of one run, in the order in which they were made.
+
+    kept: the tensors themselves, for the indices asked for.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    kept: dict[int, Array] = field(default_factory=dict)
+
+    def of_scope(self, scope: str, operator: str) -> list[Record]:
+        """A module's own records: its ``"input"`` or ``"output"`` tensors, over all its calls."""
+        return [record for record in self.records if record.scope == scope and record.operator == operator]
+
+    def results(self) -> list[Record]:
+        """What the whole run returned."""
+        return [record for record in self.records if record.operator == "result"]
+
+
+class _Recorder(TorchDispatchMode):
+    """Records the result of each ATen operator while active, and each module's inputs and outputs."""
+
+    def __init__(self, keep: Sequence[int]) -> None:
+        super().__init__()
+        self.recording = Recording()
+        self.keep = set(keep)
+        self.scopes: list[str] = [""]
+
+    def add(self, operator: str, tensor: torch.Tensor) -> None:
+        index = len(self.recording.records)
+        if index in self.keep:
+            self.recording.kept[index] = tensor.detach().cpu().numpy().copy()
+        print_ = fingerprint_of_tensor(tensor)
+        self.recording.records.append(Record(index, self.scopes[-1], operator, tuple(tensor.shape), print_))
+
+    def add_all(self, operator: str, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            self.add(operator, value)
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                self.add_all(operator, item)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        # A view with as many elements holds what is recorded already; a slice or an expansion does not.
+        source = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        is_view = func._schema.returns and func._schema.returns[0].alias_info is not None
+        same = is_view and not func._schema.is_mutable and isinstance(result, torch.Tensor)
+        if not (same and source is not None and result.numel() == source.numel()):
+            self.add_all(func._schema.name.removeprefix("aten::"), result)
+        return result
+
+    @contextlib.contextmanager
+    def hooked(self, detector: torch.nn.Module) -> Iterator[None]:
+        handles = []
+        for name, module in detector.named_modules():
+            if not name:
+                continue
+
+            def enter(_: Any, inputs: Any, scope: str = name) -> None:
+                self.scopes.append(scope)
+                self.add_all("input", inputs)
+
+            def leave(_: Any, inputs: Any, output: Any) -> None:
+                self.add_all("output", output)
+                self.scopes.pop()
+
+            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def record_inference(detector: BaseDetector, tensor: npt.NDArray[np.float32], *, keep: Sequence[int] = ()) -> Recording:
+    """Run PyTorch's inference on a full input (1, 3, H, W) and record every tensor.
+
+    The results are ``dets`` (n, 5), ``labels`` (n,) and ``masks`` (n, H, W), as an exported graph orders them, but of
+    the detections only.
+    """
+    recorder = _Recorder(keep)
+    meta = full_input_meta(tensor.shape)
+    meta["scale_factor"] = np.ones(4, np.float32)
+    with torch.no_grad(), recorder.hooked(detector), recorder:
+        result = detector(return_loss=False, rescale=False, img=[torch.from_numpy(tensor)], img_metas=[[meta]])[0]
+    boxes, masks = result
+    labels = np.repeat(np.arange(len(boxes)), [len(rows) for rows in boxes])
+    of_all = [mask for of_class in masks for mask in of_class]
+    stacked = np.stack(of_all) if of_all else np.zeros((0, *tensor.shape[2:]), bool)
+    for array in (np.concatenate(boxes).astype(np.float32), labels, stacked.astype(np.float32)):
+        recorder.add("result", torch.from_numpy(array))
+    return recorder.recording
+
+
+def record_traced_code(
+    detector: BaseDetector, tensor: npt.NDArray[np.float32], *, keep: Sequence[int] = ()
+) -> Recording:
+    """Run, eagerly, the Python code that the exporter traces, and record every tensor.
+
+    Whatever patches are applied count. mmdet's stand-in for NMS, which returns random indices while it is traced, is
+    replaced for the time by ONNX's NonMaxSuppression computed with mmcv.
+    """
+    from mmdet.core.export import onnx_helper
+
+    recorder = _Recorder(keep)
+
+    def suppress(boxes: Any, scores: Any, most: Any, iou_threshold: Any, score_threshold: Any) -> torch.Tensor:
+        chosen = _onnx_nms(boxes, scores, int(most), float(iou_threshold), float(score_threshold))
+        recorder.add("NonMaxSuppression", chosen)
+        return chosen
+
+    with (
+        torch.no_grad(),
+        unittest.mock.patch.object(torch.onnx, "is_in_onnx_export", return_value=True),
+        unittest.mock.patch.object(onnx_helper.DummyONNXNMSop, "apply", suppress),
+        bound_meta(detector, full_input_meta(tensor.shape)),
+        recorder.hooked(detector),
+        recorder,
+    ):
+        outputs = detector.forward(torch.from_numpy(tensor))
+    recorder.add_all("result", outputs)
+    return recorder.recording
+
+
+def _onnx_nms(
+    boxes: torch.Tensor, scores: torch.Tensor, most: int, iou_threshold: float, score_threshold: float
+) -> torch.Tensor:
+    """ONNX's NonMaxSuppression: boxes (B, N, 4) and scores (B, C, N) to (K, 3) rows of (batch, class, box)."""
+    from mmcv.ops import nms
+
+    rows = []
+    for batch in range(scores.shape[0]):
+        for label in range(scores.shape[1]):
+            candidates = torch.nonzero(scores[batch, label] > score_threshold)[:, 0]
+            if len(candidates):
+                chosen = nms(
+                    boxes[batch, candidates].contiguous(), scores[batch, label, candidates].contiguous(), iou_threshold
+                )[1]
+                kept = candidates[chosen[:most]]
+                rows.append(torch.stack([torch.full_like(kept, batch), torch.full_like(kept, label), kept], dim=1))
+    return torch.cat(rows) if rows else torch.zeros((0, 3), dtype=torch.long)
+
+
+def constants(model: onnx.ModelProto) -> set[str]:
+    """The names of all tensors that do not depend on the graph's inputs."""
+    known = {tensor.name for tensor in model.graph.initializer} | {""}
+    for node in model.graph.node:
+        if all(name in known for name in node.input) and not _has_body(node):
+            known.update(node.output)
+    return known
+
+
+def _has_body(node: onnx.NodeProto) -> bool:
+    return any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute)
+
+
+def extract(
+    model: onnx.ModelProto, outputs: Sequence[str], inputs: Mapping[str, Array] | None = None
+) -> onnx.ModelProto:
+    """The part of a graph between ``inputs`` (arrays that stand in for tensors; default: the graph's own) and outputs.
+
+    Raises:
+        GraphInputError: an output does not exist.
+    """
+    producer = {name: node for node in model.graph.node for name in node.output}
+    given = set(inputs or {})
+    needed: set[str] = set()
+    used: set[str] = set()
+    stack = list(outputs)
+    own_inputs = {value.name for value in model.graph.input}
+    initial = {tensor.name for tensor in model.graph.initializer}
+    while stack:
+        name = stack.pop()
+        if name in used or not name:
+            continue
+        used.add(name)
+        if name in given:
+            continue
+        if name in producer:
+            node = producer[name]
+            needed.update(node.output)
+            stack += node.input
+        elif name not in own_inputs | initial:
+            raise GraphInputError(f"the graph has no tensor {name!r}", "take a name from a node's outputs")
+    part = onnx.ModelProto()
+    part.ir_version = model.ir_version
+    part.opset_import.extend(model.opset_import)
+    part.graph.name = model.graph.name
+    part.graph.node.extend(node for node in model.graph.node if needed.intersection(node.output))
+    part.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in used)
+    part.graph.input.extend(value for value in model.graph.input if value.name in used - given)
+    for name, array in (inputs or {}).items():
+        if name in used:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            part.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
+    # Without a type: ONNX Runtime infers it.
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return part
+
+
+def _check_input(model: onnx.ModelProto, tensor: Array) -> dict[str, Array]:
+    constant = {value.name for value in model.graph.initializer}
+    value = next(value for value in model.graph.input if value.name not in constant)
+    wanted = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]
+    have = list(tensor.shape)
+    if (
+        tensor.dtype != np.float32
+        or len(wanted) != len(have)
+        or any(w not in (-1, h) for w, h in zip(wanted, have, strict=True))
+    ):
+        raise GraphInputError(
+            f"the graph takes float32 {wanted}, got {tensor.dtype} {have}", "prepare the picture for this model"
+        )
+    return {value.name: tensor}
+
+
+def run_graph(model: onnx.ModelProto, tensor: npt.NDArray[np.float32], outputs: Sequence[str]) -> dict[str, Array]:
+    """Any tensors of the graph by name, inner ones too, as ONNX Runtime computes them without its optimisations."""
+    session = open_session(extract(model, outputs), optimise=False)
+    return dict(zip(outputs, session.run(list(outputs), _check_input(model, tensor)), strict=True))
+
+
+def record_graph(
+    model: onnx.ModelProto,
+    tensor: npt.NDArray[np.float32],
+    *,
+    on_tensor: Callable[[str, Array], None] | None = None,
+) -> dict[str, Fingerprint]:
+    """Run the graph in ONNX Runtime and take the fingerprint of every tensor that depends on the input.
+
+    The graph is cut into parts that each output everything they compute; a part takes what it needs from the ones
+    before it, and a tensor is dropped after its last use. So each node runs once, and memory stays below the sum of
+    what is alive at one place and 0.4 GB. ONNX Runtime's optimisations are off: they would fuse away tensors.
+
+    ``on_tensor`` gets each name with its array. Node order must be topological, as ONNX demands.
+
+    Raises:
+        GraphInputError: the array is not the graph's input.
+        helpers.ort_runner.RunnerError: ONNX Runtime refuses a part.
+    """
+    alive = _check_input(model, tensor)
+    fixed = constants(model)
+    nodes = [node for node in model.graph.node if not set(node.output) <= fixed]
+    last_use = {name: position for position, node in enumerate(nodes) for name in node.input}
+    sizes = _tensor_bytes(model)
+    found: dict[str, Fingerprint] = {}
+    progress = tqdm(total=len(nodes), desc="ONNX Runtime", unit="node", leave=False)
+    start = 0
+    with progress:
+        while start < len(nodes):
+            stop, total = start, 0
+            while stop < len(nodes) and (stop == start or total < _PART_BYTES):
+                total += sum(sizes.get(name, 0) for name in nodes[stop].output)
+                stop += 1
+            names = [name for node in nodes[start:stop] for name in node.output if name]
+            part = extract(model, names, alive)
+            wanted = {value.name for value in part.graph.input}
+            session = open_session(part, optimise=False)
+            results = session.run(names, {name: array for name, array in alive.items() if name in wanted})
+            for name, array in zip(names, results, strict=True):
+                found[name] = fingerprint(array)
+                if on_tensor:
+                    on_tensor(name, array)
+                alive[name] = array
+            del results, session
+            alive = {name: array for name, array in alive.items() if last_use.get(name, -1) >= stop}
+            progress.update(stop - start)
+            start = stop
+    return found
+
+
+def _tensor_bytes(model: onnx.ModelProto) -> dict[str, int]:
+    """Estimated sizes from ONNX's shape inference; tensors of unknown shape are left out."""
+    bare = copy.deepcopy(model)
+    inferred = shape_inference.infer_shapes(bare, data_prop=True)
+    sizes = {}
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        kind = value.type.tensor_type
+        if kind.HasField("shape"):
+            count = int(np.prod([max(dim.dim_value, 1) for dim in kind.shape.dim], dtype=np.int64))
+            sizes[value.name] = count * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).itemsize
+    return sizes
