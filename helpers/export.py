@@ -58,6 +58,7 @@ __all__ = [
     "export_onnx",
     "exported_with",
     "full_input_meta",
+    "library_line",
     "load_onnx",
     "make_onnx",
     "mmcv_symbolics",
@@ -342,11 +343,8 @@ def _write_origins(model: onnx.ModelProto, module_names: Sequence[str]) -> None:
     """Replace torch's stacks of absolute paths by short lines that mean the same on every machine."""
     lines_of: dict[str, tuple[str, ...]] = {}
     for node in model.graph.node:
-        lines = []
-        for frame in filter(None, map(_FRAME.match, node.doc_string.splitlines())):
-            file = _short_path(frame["file"])
-            if file.startswith(_KEPT) and file != _PASSED_OVER:
-                lines.append(f"{file}:{frame['line']} {frame['name']}")
+        frames = filter(None, map(_FRAME.match, node.doc_string.splitlines()))
+        lines = [line for f in frames if (line := library_line(f["file"], int(f["line"]), f["name"]))]
         # The exporter adds small nodes (a constant, a cast) without a stack: they belong to what they prepare.
         if not lines:
             lines = list(next((lines_of[name] for name in node.input if lines_of.get(name)), ()))
@@ -356,11 +354,11 @@ def _write_origins(model: onnx.ModelProto, module_names: Sequence[str]) -> None:
         node.doc_string = "\n".join((scope, *lines))
 
 
-def _short_path(file: str) -> str:
+def library_line(file: str, line: int, function: str) -> str:
+    """``"mmdet/.../rpn_head.py:264 onnx_export"`` for a line of mmdet, mmcv or a patch; empty for any other."""
     for marker in ("site-packages/", "dist-packages/"):
-        if marker in file:
-            return file.rpartition(marker)[2]
-    return file
+        file = file.rpartition(marker)[2]
+    return f"{file}:{line} {function}" if file.startswith(_KEPT) and file != _PASSED_OVER else ""
 
 
 def _module_path(node_name: str, module_names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["TOLERANCE", "Fingerprint", "distance", "fingerprint", "fingerprint_of_tensor"]
+__all__ = ["TOLERANCE", "Fingerprint", "distance", "fingerprint", "fingerprint_of_tensor", "without_padding"]
 
 # Above this many elements only moments are kept: sorting would take longer than running the network.
 _SORTED_UP_TO = 1 << 16
@@ -103,3 +103,17 @@ def distance(first: Fingerprint, second: Fingerprint) -> float:
             return float("inf")
         return float(np.abs(first.ordered.astype(np.float64) - second.ordered).mean()) / scale
     return float(np.abs(first.moments[:3] - second.moments[:3]).max()) / scale
+
+
+def without_padding(padded: Fingerprint, size: int) -> Fingerprint | None:
+    """The fingerprint without as many zeros as leave ``size`` values; None if it has not so many, or is not ordered.
+
+    An exported graph fills a list that has a variable length with rows of zeros up to a fixed one.
+    """
+    if padded.ordered is None or size >= padded.size:
+        return None
+    zeros = np.flatnonzero(padded.ordered == 0)
+    surplus = padded.size - size
+    if len(zeros) < surplus:
+        return None
+    return fingerprint(np.delete(padded.ordered, zeros[:surplus]))

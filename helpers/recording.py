@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
+import types
 import unittest.mock
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
 from helpers.errors import CourseError
-from helpers.export import bound_meta, full_input_meta
+from helpers.export import bound_meta, full_input_meta, library_line
 from helpers.fingerprints import Fingerprint, fingerprint, fingerprint_of_tensor
 from helpers.ort_runner import open_session
 
@@ -42,6 +45,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+Key = tuple[str, str, int]
 # Outputs of a part of the graph that are held at once; the largest single tensor (0.8 GB) may exceed it.
 _PART_BYTES = 400 << 20
 
@@ -55,14 +59,23 @@ class Record:
     """One tensor of a PyTorch run.
 
     scope: the path of the module being called; operator: the ATen operator, ``"input"`` or ``"output"`` of the module
-    itself, or ``"result"`` of the whole run. shape: of the tensor. print: its fingerprint.
+    itself, or ``"result"`` of the whole run; number: counts those of the same scope and operator. line: mmdet's or
+    mmcv's innermost line of Python, as in :class:`helpers.export.Origin`; recorded for traced code only. shape: of the
+    tensor. print: its fingerprint.
     """
 
     index: int
     scope: str
     operator: str
+    number: int
+    line: str
     shape: tuple[int, ...]
     print: Fingerprint
+
+    @property
+    def key(self) -> Key:
+        """Names the same tensor in a second run."""
+        return (self.scope, self.operator, self.number)
 
     def __str__(self) -> str:
         return f"{self.operator} {list(self.shape)} in {self.scope or 'the detector'}"
@@ -72,11 +85,11 @@ class Record:
 class Recording:
     """All records of one run, in the order in which they were made.
 
-    kept: the tensors themselves, for the indices asked for.
+    kept: the tensors themselves, for the keys asked for.
     """
 
     records: list[Record] = field(default_factory=list)
-    kept: dict[int, Array] = field(default_factory=dict)
+    kept: dict[Key, Array] = field(default_factory=dict)
 
     def of_scope(self, scope: str, operator: str) -> list[Record]:
         """A module's own records: its ``"input"`` or ``"output"`` tensors, over all its calls."""
@@ -90,18 +103,32 @@ class Recording:
 class _Recorder(TorchDispatchMode):
     """Records the result of each ATen operator while active, and each module's inputs and outputs."""
 
-    def __init__(self, keep: Sequence[int]) -> None:
+    def __init__(self, keep: Sequence[Key], *, with_lines: bool = False) -> None:
         super().__init__()
         self.recording = Recording()
         self.keep = set(keep)
+        self.with_lines = with_lines
         self.scopes: list[str] = [""]
+        self.counts: Counter[tuple[str, str]] = Counter()
+        # Storages written to through a view since they were last recorded as a whole.
+        self.dirty: set[int] = set()
 
     def add(self, operator: str, tensor: torch.Tensor) -> None:
-        index = len(self.recording.records)
-        if index in self.keep:
-            self.recording.kept[index] = tensor.detach().cpu().numpy().copy()
-        print_ = fingerprint_of_tensor(tensor)
-        self.recording.records.append(Record(index, self.scopes[-1], operator, tuple(tensor.shape), print_))
+        scope = self.scopes[-1]
+        number = self.counts[scope, operator]
+        self.counts[scope, operator] += 1
+        record = Record(
+            index=len(self.recording.records),
+            scope=scope,
+            operator=operator,
+            number=number,
+            line=_calling_line() if self.with_lines else "",
+            shape=tuple(tensor.shape),
+            print=fingerprint_of_tensor(tensor),
+        )
+        if record.key in self.keep:
+            self.recording.kept[record.key] = tensor.detach().cpu().numpy().copy()
+        self.recording.records.append(record)
 
     def add_all(self, operator: str, value: Any) -> None:
         if isinstance(value, torch.Tensor):
@@ -117,9 +144,15 @@ class _Recorder(TorchDispatchMode):
         # A view with as many elements holds what is recorded already; a slice or an expansion does not.
         source = args[0] if args and isinstance(args[0], torch.Tensor) else None
         is_view = func._schema.returns and func._schema.returns[0].alias_info is not None
-        same = is_view and not func._schema.is_mutable and isinstance(result, torch.Tensor)
-        if not (same and source is not None and result.numel() == source.numel()):
-            self.add_all(func._schema.name.removeprefix("aten::"), result)
+        same = is_view and isinstance(result, torch.Tensor) and source is not None and result.numel() == source.numel()
+        if func._schema.is_mutable:
+            # A write into a part: the whole is recorded when it is next looked at.
+            self.dirty.update(t.untyped_storage().data_ptr() for t in args[:1] if isinstance(t, torch.Tensor))
+        elif same and result.untyped_storage().data_ptr() not in self.dirty:
+            return result
+        elif is_view and isinstance(result, torch.Tensor):
+            self.dirty.discard(result.untyped_storage().data_ptr())
+        self.add_all(func._schema.name.removeprefix("aten::"), result)
         return result
 
     @contextlib.contextmanager
@@ -145,7 +178,16 @@ class _Recorder(TorchDispatchMode):
                 handle.remove()
 
 
-def record_inference(detector: BaseDetector, tensor: npt.NDArray[np.float32], *, keep: Sequence[int] = ()) -> Recording:
+def _calling_line() -> str:
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame:
+        if line := library_line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name):
+            return line
+        frame = frame.f_back
+    return ""
+
+
+def record_inference(detector: BaseDetector, tensor: npt.NDArray[np.float32], *, keep: Sequence[Key] = ()) -> Recording:
     """Run PyTorch's inference on a full input (1, 3, H, W) and record every tensor.
 
     The results are ``dets`` (n, 5), ``labels`` (n,) and ``masks`` (n, H, W), as an exported graph orders them, but of
@@ -166,7 +208,7 @@ def record_inference(detector: BaseDetector, tensor: npt.NDArray[np.float32], *,
 
 
 def record_traced_code(
-    detector: BaseDetector, tensor: npt.NDArray[np.float32], *, keep: Sequence[int] = ()
+    detector: BaseDetector, tensor: npt.NDArray[np.float32], *, keep: Sequence[Key] = ()
 ) -> Recording:
     """Run, eagerly, the Python code that the exporter traces, and record every tensor.
 
@@ -175,7 +217,7 @@ def record_traced_code(
     """
     from mmdet.core.export import onnx_helper
 
-    recorder = _Recorder(keep)
+    recorder = _Recorder(keep, with_lines=True)
 
     def suppress(boxes: Any, scores: Any, most: Any, iou_threshold: Any, score_threshold: Any) -> torch.Tensor:
         chosen = _onnx_nms(boxes, scores, int(most), float(iou_threshold), float(score_threshold))

@@ -11,9 +11,10 @@ the traced code is the right code. In both comparisons the search does the same:
 
 1. A tensor of the graph *agrees* if the reference run has, anywhere, a tensor with the same numbers, in whatever shape
    and order (:mod:`helpers.fingerprints`).
-2. A tensor is *expected* to agree if it crosses the border of a module of which the reference recorded an input or
-   output of that size, or is an output of the graph. The first of these, in graph order, that does not agree is the
-   *symptom*. Inner tensors of mmdet's export code need no counterpart: they may compute the same in another way.
+2. A tensor is *expected* to agree if it is an output of the graph, or crosses the border of a module, or (traced code
+   only) of a line of Python, at which the reference recorded a tensor of that size; rows of zeros that fill up a list
+   do not count. The first of these, in graph order, that does not agree is the *symptom*. Other tensors need no
+   counterpart: export code may compute the same in another way.
 3. From the symptom the search goes backwards, and stops wherever a tensor agrees. What it passes is the *region*. The
    *culprit* is the first node of the region all of whose inputs agree: right numbers go in, and what comes out leads to
    wrong ones. A node that only moves its inputs about passes on their agreement.
@@ -38,7 +39,7 @@ from matplotlib.collections import LineCollection
 import patches
 from helpers.errors import CourseError
 from helpers.export import Origin, exported_with, origin
-from helpers.fingerprints import TOLERANCE, Fingerprint, distance, fingerprint
+from helpers.fingerprints import TOLERANCE, Fingerprint, distance, fingerprint, without_padding
 from helpers.recording import (
     Record,
     Recording,
@@ -58,10 +59,10 @@ __all__ = ["Finding", "ForeignGraphError", "NoDisagreementError", "SearchReport"
 
 Array = npt.NDArray[Any]
 # Operators whose output holds numbers of their first input (all inputs, for Concat) and no others.
-_MOVES_DATA = frozenset(
-    ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split")
-    + ("Gather", "GatherND", "Concat", "Cast", "Expand", "Tile")
-)
+_MOVES_DATA = {
+    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split"),
+    *("Gather", "GatherND", "Concat", "Cast", "Expand", "Tile"),
+}
 
 
 class NoDisagreementError(CourseError):
@@ -103,8 +104,8 @@ class SearchReport:
     """What a search compared and found.
 
     compared: tensors of the graph that depend on its input. agreeing: how many of them have a counterpart in the traced
-    code and in inference. found: the finding, None if all agree. seconds: wall time; peak_mb: highest memory of this
-    process so far.
+    code and in inference. found: the finding, None if all agree; findings: of each comparison by itself. seconds: wall
+    time. peak_mb: highest memory of this process so far.
     """
 
     compared: int
@@ -112,6 +113,7 @@ class SearchReport:
     found: Finding | None
     seconds: float
     peak_mb: float
+    findings: dict[str, Finding | None]
     recordings: dict[str, Recording] = field(repr=False)
 
     def culprit(self) -> Finding:
@@ -176,7 +178,8 @@ def search(
     graph = _Graph(model, prints)
     real = outputs["dets"][0][:, 4] > 0 if drop_padding else slice(None)
     results = [fingerprint(outputs[name][0][real]) for name in final]
-    findings, agreeing = {}, {}
+    findings: dict[str, Finding | None] = {}
+    agreeing = {}
     for name, recording in recordings.items():
         counterparts = graph.counterparts(recording)
         agreeing[name] = len(counterparts)
@@ -190,6 +193,7 @@ def search(
         found=_first(findings["traced code"], findings["inference"]),
         seconds=time.perf_counter() - start,
         peak_mb=peak,
+        findings=findings,
         recordings=recordings,
     )
 
@@ -243,7 +247,27 @@ class _Graph:
             closest = min(((distance(print_, r.print), r.index) for r in of_size[print_.size]), default=(np.inf, -1))
             if closest[0] <= TOLERANCE:
                 found[name] = recording.records[closest[1]]
+        for name in self.prints.keys() - found.keys():
+            closest_shorter = self._closest(name, self._shorter(name, recording.records))
+            if closest_shorter and self._distance(name, closest_shorter) <= TOLERANCE:
+                found[name] = closest_shorter
         return found
+
+    def _shorter(self, name: str, records: Iterable[Record]) -> list[Record]:
+        """The inputs of modules that the tensor may hold, filled up with rows of zeros to a fixed length."""
+        print_ = self.prints[name]
+        if print_.ordered is None:
+            return []
+        zeros = int(np.count_nonzero(print_.ordered == 0))
+        entering = (r for r in records if r.operator == "input" and r.print.size > 1)
+        return [r for r in entering if 0 < print_.size - r.print.size <= zeros]
+
+    def _closest(self, name: str, records: list[Record]) -> Record | None:
+        return min(records, key=lambda record: self._distance(name, record), default=None)
+
+    def _distance(self, name: str, record: Record) -> float:
+        print_ = self.prints[name]
+        return distance(without_padding(print_, record.print.size) or print_, record.print)
 
     def finding(
         self,
@@ -288,11 +312,13 @@ class _Graph:
         self, recording: Recording, agrees: dict[str, Record], results: dict[str, Fingerprint]
     ) -> tuple[str, Record | None] | None:
         """The first tensor that should agree and does not, with what it should have been."""
-        borders = dict(self._borders(recording))
+        borders: dict[str, list[Record]] = defaultdict(list)
+        for name, records in self._borders(recording):
+            borders[name] += records
         for name in sorted(borders.keys() - agrees.keys(), key=self.position.__getitem__):
             same_size = [r for r in borders[name] if r.print.size == self.prints[name].size]
-            if same_size:
-                expected = min(same_size, key=lambda r: distance(r.print, self.prints[name]))
+            expected = self._closest(name, same_size) or self._closest(name, self._shorter(name, borders[name]))
+            if expected:
                 return self._earlier_output((name, expected), recording, results)
         return self._earlier_output(None, recording, results)
 
@@ -324,10 +350,28 @@ class _Graph:
             for name in read - made - self.fixed:
                 if name in self.position and (records := by_scope[scope, "input"]):
                     yield name, records
-            for name in made:
-                leaves = any(self.position[n.output[0]] not in members for n in self.readers[name])
-                if (leaves or name in self.outputs) and (records := by_scope[scope, "output"]):
+            for name in self._leaving(members):
+                if records := by_scope[scope, "output"]:
                     yield name, records
+        by_line: dict[str, list[Record]] = defaultdict(list)
+        for record in recording.records:
+            by_line[record.line].append(record)
+        on_line: dict[str, set[int]] = defaultdict(set)
+        for i, node in enumerate(self.nodes):
+            if lines := origin(node).lines:
+                on_line[lines[0]].add(i)
+        for line, members in on_line.items():
+            if by_line[line]:
+                for name in self._leaving(members):
+                    yield name, by_line[line]
+
+    def _leaving(self, members: set[int]) -> Iterable[str]:
+        """The tensors that some of these nodes make and other nodes read."""
+        for i in members:
+            for name in self.nodes[i].output:
+                readers = {self.position[node.output[0]] for node in self.readers[name]}
+                if readers - members or name in self.outputs:
+                    yield name
 
     def _region(self, symptom: str, agrees: dict[str, Record], results: dict[str, Fingerprint]) -> set[int]:
         region: set[int] = set()
@@ -387,11 +431,11 @@ def _expected_array(
 ) -> Array | None:
     if found.expected is None:
         return None
-    index = found.expected.index
+    wanted = found.expected.key
     if found.reference == "traced code":
         with patches.applied(*exported_with(model)):
-            return record_traced_code(detector, tensor, keep=[index]).kept[index]
-    return record_inference(detector, tensor, keep=[index]).kept[index]
+            return record_traced_code(detector, tensor, keep=[wanted]).kept[wanted]
+    return record_inference(detector, tensor, keep=[wanted]).kept[wanted]
 
 
 def _boxes(array: Array) -> Array:
