@@ -68,7 +68,7 @@ __all__ = [
 
 OUTPUT_NAMES = ("dets", "labels", "masks")
 # Raised when this module changes what it writes, so that files made by an older version are made again.
-_FORMAT = 2
+_FORMAT = 3
 
 
 class UnknownFlavourError(CourseError):
@@ -255,6 +255,8 @@ def export_onnx(
             steps.set_postfix_str("simplifying")
             model = _simplified(model)
             steps.update()
+        if dynamic_axes is None:
+            _declare_shapes(model, input_shape, int(detector.roi_head.test_cfg.max_per_img))
         _name_nodes(model)
         _write_origins(model, [name for name, _ in detector.named_modules() if name])
         onnx.helper.set_model_props(model, {"course.flavour": flavour, "course.patches": " ".join(names)})
@@ -300,6 +302,15 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     if not equal:
         raise ExportError("the simplified graph computes something else", "export with simplify=False")
     return simplified
+
+
+def _declare_shapes(model: onnx.ModelProto, input_shape: Sequence[int], detections: int) -> None:
+    """Write the outputs' fixed shapes: ONNX's own shape inference does not see through custom operators."""
+    count, _, height, width = input_shape
+    shapes = ((count, detections, 5), (count, detections), (count, detections, height, width))
+    for output, shape in zip(model.graph.output, shapes, strict=True):
+        declared = onnx.helper.make_tensor_value_info(output.name, output.type.tensor_type.elem_type, shape)
+        output.CopyFrom(declared)
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:

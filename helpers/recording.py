@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import shape_inference
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from tqdm.auto import tqdm
 
 from helpers.errors import CourseError
@@ -48,6 +48,8 @@ Array = npt.NDArray[Any]
 Key = tuple[str, str, int]
 # Outputs of a part of the graph that are held at once; the largest single tensor (0.8 GB) may exceed it.
 _PART_BYTES = 400 << 20
+# Results of in-place operators above this many elements are recorded when they are next used, not at each write.
+_LARGE_WRITE = 1 << 23
 
 
 class GraphInputError(CourseError):
@@ -117,6 +119,9 @@ class _Recorder(TorchDispatchMode):
         scope = self.scopes[-1]
         number = self.counts[scope, operator]
         self.counts[scope, operator] += 1
+        # Called from a module's hook, the recorder would record its own arithmetic.
+        with _disable_current_modes():
+            print_ = fingerprint_of_tensor(tensor)
         record = Record(
             index=len(self.recording.records),
             scope=scope,
@@ -124,7 +129,7 @@ class _Recorder(TorchDispatchMode):
             number=number,
             line=_calling_line() if self.with_lines else "",
             shape=tuple(tensor.shape),
-            print=fingerprint_of_tensor(tensor),
+            print=print_,
         )
         if record.key in self.keep:
             self.recording.kept[record.key] = tensor.detach().cpu().numpy().copy()
@@ -148,6 +153,9 @@ class _Recorder(TorchDispatchMode):
         if func._schema.is_mutable:
             # A write into a part: the whole is recorded when it is next looked at.
             self.dirty.update(t.untyped_storage().data_ptr() for t in args[:1] if isinstance(t, torch.Tensor))
+            # mmdet pastes masks one by one into a tensor of all: a hundred writes, of which the last counts.
+            if isinstance(result, torch.Tensor) and result.numel() > _LARGE_WRITE:
+                return result
         elif same and result.untyped_storage().data_ptr() not in self.dirty:
             return result
         elif is_view and isinstance(result, torch.Tensor):

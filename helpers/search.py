@@ -363,7 +363,9 @@ class _Graph:
         for line, members in on_line.items():
             if by_line[line]:
                 for name in self._leaving(members):
-                    yield name, by_line[line]
+                    # Which of several equal rows an index points to is free; what is gathered with it counts.
+                    if not self.prints[name].integral:
+                        yield name, by_line[line]
 
     def _leaving(self, members: set[int]) -> Iterable[str]:
         """The tensors that some of these nodes make and other nodes read."""

@@ -1,0 +1,213 @@
+"""Export, ONNX Runtime, and the search, on the embedded model's architecture at a small input with random weights."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import patches
+from helpers import export
+from helpers.fingerprints import TOLERANCE, distance
+from helpers.models import build_random_detector
+from helpers.ort_runner import OnnxRunner, RunnerError
+from helpers.recording import GraphInputError, record_graph, run_graph
+from helpers.search import ForeignGraphError, NoDisagreementError, search
+from patches.p07_rpn_levels_apart import move_apart
+
+SHAPE = (1, 3, 256, 320)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return build_random_detector("emoji")
+
+
+@pytest.fixture(scope="module")
+def tensor():
+    return (np.random.default_rng(1).standard_normal(SHAPE) * 1.2).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def files(detector, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+
+    @functools.cache
+    def make(flavour: str, applied: tuple[str, ...] | None = None):
+        path = folder / f"{flavour}-{len(applied or ())}.onnx"
+        return export.export_onnx(detector, path, flavour, applied=applied, input_shape=SHAPE)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def correct(files):
+    return export.load_onnx(files("standard"))
+
+
+def test_both_flavours_have_their_operators_shapes_and_origins(files):
+    for flavour, opset, roi_align in (("standard", 16, "RoiAlign"), ("mmcv", 11, "MMCVRoiAlign")):
+        model = export.load_onnx(files(flavour))
+        operators = [node.op_type for node in model.graph.node]
+        assert {o.domain: o.version for o in model.opset_import}[""] == opset
+        assert operators.count(roi_align) == 8
+        assert operators.count("NonMaxSuppression") == 2
+        assert operators.count("GridSample" if flavour == "standard" else "grid_sampler") == 1
+        shapes = {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in model.graph.output}
+        assert shapes == {"dets": [1, 100, 5], "labels": [1, 100], "masks": [1, 100, *SHAPE[2:]]}
+        names = [node.name for node in model.graph.node]
+        assert len(set(names)) == len(names)
+        for node in model.graph.node:
+            if node.op_type in ("Conv", "Gemm", roi_align, "NonMaxSuppression", "TopK"):
+                assert export.origin(node).lines, node.name
+        assert not any("/home" in node.doc_string or "site-packages" in node.doc_string for node in model.graph.node)
+        nms = next(node for node in model.graph.node if node.op_type == "NonMaxSuppression")
+        assert any("rpn_head" in line for line in export.origin(nms).lines)
+
+
+def test_the_flavours_compute_the_same(files, tensor):
+    standard, mmcv = (OnnxRunner(files(flavour)).run(tensor) for flavour in ("standard", "mmcv"))
+    np.testing.assert_allclose(standard["dets"], mmcv["dets"], atol=1e-3)
+    np.testing.assert_array_equal(standard["labels"], mmcv["labels"])
+
+
+def test_exporting_leaves_no_trace(detector, files):
+    files("standard")
+    state = torch.random.get_rng_state()
+    assert "forward" not in vars(detector)
+    assert not any(patch.applied for patch in patches.overview())
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(("flavour", "opset"), [("tensorrt", None), ("standard", 11), ("mmcv", 16)])
+def test_unknown_flavours_and_opsets_are_refused(detector, tmp_path, flavour, opset):
+    with pytest.raises(export.UnknownFlavourError):
+        export.export_onnx(detector, tmp_path / "x.onnx", flavour, opset=opset)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_the_earlier_file(detector, tmp_path, monkeypatch):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"earlier")
+
+    def fail(*_, **__):
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(export.ExportError, match="broken on purpose"):
+        export.export_onnx(detector, path, input_shape=SHAPE)
+    assert path.read_bytes() == b"earlier"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def test_damaged_files_and_wrong_requests_are_named(files, tensor, tmp_path):
+    whole = files("standard").read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"no onnx at all"):
+        (tmp_path / "cut.onnx").write_bytes(content)
+        with pytest.raises(export.OnnxFileError, match=r"cut\.onnx"):
+            OnnxRunner(tmp_path / "cut.onnx")
+    with pytest.raises(export.OnnxFileError, match="cannot read"):
+        OnnxRunner(tmp_path / "absent.onnx")
+    runner = OnnxRunner(files("standard"))
+    with pytest.raises(RunnerError, match=r"takes float32 \[1, 3, 256, 320\], got float32 \[1, 3, 8, 8\]"):
+        runner.run(np.zeros((1, 3, 8, 8), np.float32))
+    with pytest.raises(RunnerError, match="no output 'proposals'"):
+        runner.run(tensor, ["proposals"])
+
+
+@pytest.mark.slow
+def test_the_search_finds_both_defects_of_the_unpatched_export_in_order(detector, files, tensor, correct):
+    needed = export.NEEDED["standard"]
+    report = search(detector, export.load_onnx(files("standard", needed)), tensor, drop_padding=True)
+    assert report.culprit().operator == "NonMaxSuppression"
+    assert report.culprit().reference == "inference"
+    assert any("rpn_head" in line for line in report.culprit().where.lines)
+    levels = export.load_onnx(files("standard", (*needed, "p07_rpn_levels_apart")))
+    report = search(detector, levels, tensor, drop_padding=True)
+    assert report.culprit().where.scope == "roi_head.bbox_roi_extractor.roi_layers.0"
+    report = search(detector, correct, tensor, drop_padding=True)
+    assert report.found is None
+    with pytest.raises(NoDisagreementError):
+        report.culprit()
+
+
+def with_float_constants(model: onnx.ModelProto) -> list[tuple[str, int]]:
+    floats = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    return [(node.name, i) for node in model.graph.node for i, name in enumerate(node.input) if name in floats]
+
+
+def plant(model: onnx.ModelProto, node_name: str, position: int) -> tuple[onnx.ModelProto, onnx.NodeProto]:
+    """A copy in which one node reads another constant; nodes that share the constant keep the right one."""
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    node = next(node for node in wrong.graph.node if node.name == node_name)
+    name = node.input[position]
+    value = onnx.numpy_helper.to_array(next(t for t in wrong.graph.initializer if t.name == name))
+    planted = (value * 1.5 + 0.25).astype(np.float32)
+    wrong.graph.initializer.append(onnx.numpy_helper.from_array(planted, f"{name}_wrong"))
+    node.input[position] = f"{name}_wrong"
+    return wrong, node
+
+
+@pytest.mark.slow
+def test_a_planted_wrong_constant_is_named_or_its_direct_neighbour(detector, tensor, correct):
+    sound = record_graph(correct, tensor)
+    recordings = search(detector, correct, tensor, drop_padding=True).recordings
+    places = with_float_constants(correct)
+
+    @settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(places))
+    def check(place):
+        wrong, node = plant(correct, *place)
+        now = run_graph(wrong, tensor, list(node.output))
+        from helpers.fingerprints import fingerprint
+
+        # A clip at a bound that nothing reaches computes the same with another bound.
+        assume(any(distance(sound[name], fingerprint(array)) > 3 * TOLERANCE for name, array in now.items()))
+        found = search(detector, wrong, tensor, drop_padding=True, recordings=recordings).culprit()
+        inputs, outputs = set(node.input), set(node.output)
+        near = {node.name}
+        for other in wrong.graph.node:
+            if inputs & set(other.output) or outputs & set(other.input):
+                near.add(other.name)
+        assert found.node in near
+
+    check()
+
+
+def test_the_search_refuses_another_models_graph_and_a_wrong_input(detector, correct, tensor):
+    foreign = onnx.ModelProto()
+    foreign.CopyFrom(correct)
+    foreign.graph.node[5].doc_string = "backbone.no_such_module"
+    with pytest.raises(ForeignGraphError):
+        search(detector, foreign, tensor)
+    with pytest.raises(GraphInputError, match="takes float32"):
+        record_graph(correct, tensor[:, :, :8])
+    with pytest.raises(GraphInputError, match="no tensor 'absent'"):
+        run_graph(correct, tensor, ["absent"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([4.0, 64.0, 1216.0]))
+def test_moved_apart_levels_are_suppressed_as_batched_nms_does(count, seed, touch_the_border, size):
+    from mmcv.ops import batched_nms, nms
+
+    random = np.random.default_rng(seed)
+    corners = np.sort(random.uniform(0, size, (count, 2, 2)), axis=1)
+    boxes = torch.tensor(corners.reshape(count, 4), dtype=torch.float32)
+    if touch_the_border:
+        boxes[:, 2:] = torch.where(boxes[:, 2:] > size / 2, torch.tensor(size), boxes[:, 2:])
+    # Level 2 is always empty.
+    levels = torch.tensor(random.choice([0, 1, 3, 4], count))
+    scores = torch.tensor(random.permutation(count) + 1, dtype=torch.float32) / (count + 1)
+    _, expected = batched_nms(boxes, scores, levels, {"type": "nms", "iou_threshold": 0.7})
+    shifted = move_apart(boxes[None], levels[None, :, None])[0]
+    _, kept = nms(shifted, scores, 0.7)
+    assert kept.tolist() == expected.tolist()
+    apart = [nms(boxes[levels == level], scores[levels == level], 0.7)[1] for level in levels.unique()]
+    assert len(kept) == sum(len(indices) for indices in apart)
