@@ -183,7 +183,7 @@ def test_multi_level_roi_align_equals_mmdet(seed, bins, batch, count):
 def test_the_level_of_a_roi():
     """On maps that hold their level's number, the output is the level: doubling the side moves up one."""
     features = [np.full((1, 1, 512 // s, 512 // s), level, np.float32) for level, s in enumerate(STRIDES)]
-    sides = [1, 55, 56, 111, 112, 223, 224, 447, 448, 500]
+    sides = [1, 55, 56, 111.9, 112, 223.9, 224, 447.9, 448, 500]
     rois = np.array([[0, 3, 3, 3 + side, 3 + side] for side in sides], np.float32)
     result = plugins.multi_level_roi_align(features, rois, (1, 1), STRIDES)
     assert np.round(result.ravel()).tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
@@ -267,6 +267,14 @@ def test_grid_points_that_are_no_numbers(interpolation, padding):
         np.testing.assert_array_equal(ours, torch_grid_sample(values, grid, interpolation, padding, True).ravel())
 
 
+def test_half_way_between_pixels_goes_to_the_even_one():
+    values = np.array([[[[10, 11, 12, 13, 14]]]], np.float32)
+    grid = np.stack([np.array([-0.75, -0.25, 0.25, 0.75]), np.zeros(4)], -1)[None, None].astype(np.float32)
+    ours = plugins.grid_sampler(values, grid, interpolation="nearest", align_corners=True)
+    assert ours.ravel().tolist() == [10, 12, 12, 14]
+    np.testing.assert_array_equal(ours, torch_grid_sample(values, grid, "nearest", "zeros", True))
+
+
 def test_pasting_a_mask():
     """The use in this model: a 28x28 mask pasted at a box; outside the box zero, inside the mask's own values."""
     mask = np.random.default_rng(0).uniform(size=(1, 1, 28, 28)).astype(np.float32)
@@ -287,7 +295,7 @@ def test_pasting_a_mask():
     seed=seeds,
     batch=st.integers(1, 2),
     classes=st.integers(1, 3),
-    count=st.integers(1, 30),
+    count=st.sampled_from([1, 2, 7, 30]),
     limit=st.sampled_from([0, 1, 4, 100]),
     iou=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
     threshold=st.sampled_from([None, 0.0, 0.3, 2.0]),
@@ -298,7 +306,7 @@ def test_non_max_suppression_equals_onnx_runtime(seed, batch, classes, count, li
     """Coarse scores and coordinates make ties, equal boxes, empty boxes and overlaps at the threshold itself."""
     rng = np.random.default_rng(seed)
     boxes = rng.uniform(-5, 15, (batch, count, 4))
-    boxes = (np.round(boxes) if integers else boxes).astype(np.float32)
+    boxes = (np.round(boxes / 5) * 5 if integers else boxes).astype(np.float32)
     scores = (np.round(rng.uniform(0, 1, (batch, classes, count)) * 6) / 6).astype(np.float32)
     inputs = {
         "boxes": boxes,
@@ -311,6 +319,13 @@ def test_non_max_suppression_equals_onnx_runtime(seed, batch, classes, count, li
     theirs = run_onnx("NonMaxSuppression", inputs, center_point_box=int(center))
     ours = plugins.non_max_suppression(boxes, scores, limit, iou, threshold, center_point_box=center)
     np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_overlap_equal_to_the_threshold_does_not_suppress():
+    boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 5]]], np.float32)  # overlap exactly one half
+    scores = np.array([[[0.9, 0.8]]], np.float32)
+    assert len(plugins.non_max_suppression(boxes, scores, 10, 0.5)) == 2
+    assert len(plugins.non_max_suppression(boxes, scores, 10, 0.4999)) == 1
 
 
 def test_equal_scores_are_visited_by_index():
