@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import patches
-from helpers import plugin_graph, plugin_library
+from helpers import paths, plugin_graph, plugin_library
 from helpers.export import CORRECT, make_onnx, quiet_exporter
 from helpers.models import build_random_detector
+from helpers.ort_runner import OnnxRunner
 from helpers.plugin_graph import GraphPatternError, one_roi_align_per_head, thresholds_to_attributes
+from helpers.preprocess import prepare
 
 STRIDES = (4, 8, 16, 32)
 COUNT, CHANNELS, HEIGHT, WIDTH = 24, 3, 192, 256
@@ -147,6 +150,28 @@ def test_the_exported_model_is_rewritten_whole(exported):
     for node in rewritten.graph.node:
         assert order.issuperset(name for name in node.input if name), f"{node.name} runs before its inputs"
         order.update(node.output)
+
+
+def test_both_heads_of_the_real_model_get_the_same_features(exported):
+    """The whole exported model in ONNX Runtime on a demo picture, stopped at the two heads."""
+    picture = cv2.imread(str(sorted((paths.DATA / "demo").glob("*.[jp][pn]g"))[0]))
+    nodes = [n for n in one_roi_align_per_head(exported).graph.node if n.op_type == "MultiLevelRoIAlign"]
+    names = sorted({name for node in nodes for name in (*node.input, *node.output)})
+    watched = onnx.ModelProto()
+    watched.CopyFrom(exported)
+    del watched.graph.output[:]
+    watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    plugin_graph._remove_unused(watched)  # mask pasting takes most of the time
+    found = OnnxRunner(watched, threads=2).run(prepare(picture).tensor)
+    for node in nodes:
+        a = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        ours = plugin_library.multi_level_roi_align(
+            [found[name] for name in node.input[1:]], found[node.input[0]], (a["output_height"], a["output_width"]),
+            a["strides"], finest_scale=a["finest_scale"],
+        )  # fmt: skip
+        expected = found[node.output[0]]
+        assert expected.shape[0] in (1000, 100)
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
 def changed(model: onnx.ModelProto, change: Any) -> onnx.ModelProto:
