@@ -33,8 +33,10 @@ __all__ = [
     "PluginBuildError",
     "build_cuda_library",
     "build_host_library",
+    "build_tensorrt_library",
     "find_cxx",
     "find_nvcc",
+    "find_tensorrt_headers",
     "grid_sampler",
     "load_library",
     "multi_level_roi_align",
@@ -139,32 +141,99 @@ def build_host_library(extra_flags: Sequence[str] = (), name: str = "libcourse_p
     )
 
 
+def _nvcc() -> str:
+    compiler = find_nvcc()
+    if compiler is None:
+        raise PluginBuildError("no CUDA compiler (nvcc) was found", "install the CUDA toolkit, or name it with CUDACXX")
+    return compiler
+
+
+def _cuda_flags(architecture: str) -> list[str]:
+    flags = ["-std=c++17", "-O3", f"-arch={architecture}", "-Werror", "all-warnings"]
+    return [*flags, "-lineinfo", "-Xcompiler=-fPIC,-Wall,-fvisibility=hidden"]
+
+
+def _compile_kernels(compiler: str, flags: Sequence[str], folder: Path, jobs: int) -> list[Path]:
+    """One object file for each operator; ``jobs`` compilers run side by side (0: one a core, at most five)."""
+    objects = [folder / f"{operator}.o" for operator in OPERATORS]
+    commands = [
+        [compiler, *flags, *EXACT_FLAGS.get(operator, ()), "-c", _source(operator, "cuda.cu"), "-o", made]
+        for operator, made in zip(OPERATORS, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(jobs or min(len(OPERATORS), os.cpu_count() or 1)) as pool:
+        list(pool.map(run_compiler, commands))
+    return objects
+
+
 def build_cuda_library(architecture: str, *, jobs: int = 0, name: str = "libcourse_plugins_cuda.so") -> Path:
     """Compile the CUDA kernels for one architecture (``"sm_90"``), warnings being errors; returns the library's path.
 
-    Needs nvcc, no GPU. ``jobs`` compilers run side by side (0: one for each of up to five cores).
+    Needs nvcc, no GPU. ``jobs``: compilers side by side, 0 chooses.
 
     Raises:
         PluginBuildError: there is no nvcc, or it failed.
     """
-    compiler = find_nvcc()
-    if compiler is None:
-        raise PluginBuildError("no CUDA compiler (nvcc) was found", "install the CUDA toolkit, or name it with CUDACXX")
-    flags = ["-std=c++17", "-O3", f"-arch={architecture}", "-Werror", "all-warnings"]
-    flags += ["-lineinfo", "-Xcompiler=-fPIC,-Wall,-fvisibility=hidden"]
-    jobs = jobs or min(len(OPERATORS), os.cpu_count() or 1)
+    compiler, flags = _nvcc(), _cuda_flags(architecture)
 
     def build(target: Path) -> None:
-        with TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
-            objects = [Path(folder) / f"{operator}.o" for operator in OPERATORS]
-            commands = [
-                [compiler, *flags, *EXACT_FLAGS.get(operator, ()), "-c", _source(operator, "cuda.cu"), "-o", made]
-                for operator, made in zip(OPERATORS, objects, strict=True)
-            ]
-            list(pool.map(run_compiler, commands))
+        with TemporaryDirectory() as folder:
+            objects = _compile_kernels(compiler, flags, Path(folder), jobs)
             run_compiler([compiler, f"-arch={architecture}", "-shared", *objects, "-o", target])
 
     return make(paths.build_root() / "plugins" / name, _inputs(compiler, flags), build)
+
+
+def find_tensorrt_headers(root: Path | str | None = None) -> Path | None:
+    """The folder that holds ``NvInferRuntime.h``: under ``root``, by default ``$TENSORRT_ROOT``, else /usr/include."""
+    chosen = root or os.environ.get("TENSORRT_ROOT")
+    if chosen:
+        candidates = [Path(chosen) / "include", Path(chosen)]
+    else:
+        candidates = [
+            Path("/usr/include/x86_64-linux-gnu"),
+            Path("/usr/include/aarch64-linux-gnu"),
+            Path("/usr/include"),
+        ]
+    return next((folder for folder in candidates if (folder / "NvInferRuntime.h").is_file()), None)
+
+
+def build_tensorrt_library(
+    architecture: str, *, tensorrt_root: Path | str | None = None, jobs: int = 0, name: str = "libcourse_plugins.so"
+) -> Path:
+    """Compile kernels and plugin classes into the one library that TensorRT loads; returns its path.
+
+    Needs nvcc and TensorRT's headers (:func:`find_tensorrt_headers`). It is not linked with libnvinfer: the process
+    that loads it has TensorRT loaded already, its symbols visible to all (``ctypes.CDLL(..., ctypes.RTLD_GLOBAL)``).
+    How to register the plugins: ``plugins/README.md``.
+
+    Raises:
+        PluginBuildError: nvcc or the headers are missing, or a compiler failed.
+    """
+    compiler = _nvcc()
+    headers = find_tensorrt_headers(tensorrt_root)
+    if headers is None:
+        raise PluginBuildError(
+            "TensorRT's headers (NvInferRuntime.h) were not found",
+            "name TensorRT's folder with the variable TENSORRT_ROOT",
+        )
+    flags = _cuda_flags(architecture)
+    warnings = "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-deprecated-declarations"
+    classes = [
+        *(_source(operator, "plugin.cpp") for operator in OPERATORS),
+        paths.PLUGINS / "tensorrt" / "registry.cpp",
+    ]
+    inputs = _inputs(compiler, [*flags, warnings]) | {"tensorrt": file_input(headers / "NvInferVersion.h")}
+
+    def build(target: Path) -> None:
+        with TemporaryDirectory() as folder:
+            objects = _compile_kernels(compiler, flags, Path(folder), jobs)
+            # nvcc as the driver of the host compiler: it knows where CUDA's own headers are.
+            host: list[str | Path] = [compiler, "-std=c++17", "-O2", warnings]
+            # A folder that is searched anyway must not be named: GCC would search it too early.
+            host += [] if headers.is_relative_to("/usr/include") else ["-isystem", headers]
+            run_compiler([*host, "-shared", *classes, *objects, "-o", target])
+
+    return make(paths.build_root() / "plugins" / name, inputs, build)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ documentation says TensorRT does, with the host loops in the kernels' place. Wit
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -44,15 +43,20 @@ def test_the_plugin_classes_keep_their_promises():
     assert compile_and_run([FAKE], "plugin_classes_fake").strip() == "plugin classes: all as expected"
 
 
+def test_without_headers_the_error_names_the_variable(monkeypatch, tmp_path):
+    monkeypatch.setattr(plugin_library, "find_nvcc", lambda: "nvcc")
+    with pytest.raises(plugin_library.PluginBuildError, match="NvInferRuntime.h.*TENSORRT_ROOT"):
+        plugin_library.build_tensorrt_library("sm_90", tensorrt_root=tmp_path)
+
+
 def real_headers() -> list[Path]:
     """TensorRT's and CUDA's include folders, empty unless ``TENSORRT_ROOT`` names a real TensorRT."""
-    root = os.environ.get("TENSORRT_ROOT")
-    folders = [Path(root) / "include", Path(root)] if root else []
+    found = plugin_library.find_tensorrt_headers()
     nvcc = plugin_library.find_nvcc()
     cuda = [Path("/usr/local/cuda/include"), *sorted(Path("/usr/local").glob("cuda-*/include"))]
     cuda += [Path(nvcc).resolve().parent.parent / "include"] if nvcc else []
     return [
-        *[f for f in folders if (f / "NvInferRuntime.h").is_file()][:1],
+        *([found] if found else []),
         *[f for f in cuda if (f / "cuda_runtime_api.h").is_file()][:1],
     ]
 
@@ -60,6 +64,17 @@ def real_headers() -> list[Path]:
 @pytest.mark.skipif(len(real_headers()) < 2, reason="needs TensorRT's headers (TENSORRT_ROOT) and CUDA's")
 def test_the_plugin_classes_compile_against_real_headers():
     assert compile_and_run(real_headers(), "plugin_classes_real").strip() == "plugin classes: all as expected"
+
+
+@pytest.mark.skipif(len(real_headers()) < 2 or not plugin_library.find_nvcc(), reason="needs headers and nvcc")
+def test_the_whole_plugin_library_is_built():
+    library = plugin_library.build_tensorrt_library("sm_90")
+    symbols = subprocess.run(["nm", "-D", library], capture_output=True, text=True, check=True).stdout
+    for name in ("course_plugins_register", "getPluginCreators", "setLoggerFinder", "course_roi_align_cuda"):
+        assert f" T {name}\n" in symbols
+    # All that is left to resolve, beside versioned symbols of the system's libraries, is TensorRT's.
+    undefined = {line.split()[-1] for line in symbols.splitlines() if " U " in line}
+    assert {name for name in undefined if "@" not in name} == {"getLogger", "getPluginRegistry"}
 
 
 def test_the_parser_finds_each_exported_operator():
