@@ -119,7 +119,7 @@ def _disk() -> Finding:
 def report() -> list[Finding]:
     """Look at everything the course can use. Nothing is imported that could end the process."""
     gpu = gpu_name()
-    gpu_action = "chapters 05 to 08 show recorded GPU runs instead; nothing else is lost"
+    gpu_action = "GPU cells show recorded runs instead; nothing else is lost"
     trt_action = "with a GPU that TensorRT supports: pip install -r requirements-gpu.txt"
     return [
         Finding("Python", "ready", platform.python_version(), sys.executable),
