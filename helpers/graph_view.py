@@ -1,0 +1,269 @@
+"""Looking at a graph: its statistics, and netron on the interesting places.
+
+netron draws a whole graph; thousands of nodes are of no use in a page. So a place is cut out as a small graph of its
+own, which netron then shows: live in JupyterLab, as a picture elsewhere. The picture is made by headless Chromium where
+that is installed; otherwise one that is committed beside the notebooks is used, if it was made from a place of the same
+structure (operators, attributes and connections; weights do not count).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import html
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import onnx
+
+from helpers import artifacts, paths
+from helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "PlaceError",
+    "Statistics",
+    "View",
+    "chromium",
+    "place",
+    "render_with_netron",
+    "statistics",
+    "statistics_figure",
+    "structure_hash",
+    "view",
+]
+
+#: Pictures for machines without Chromium, named by place and structure.
+COMMITTED = paths.NOTEBOOKS / "netron"
+
+
+class PlaceError(CourseError):
+    """The graph has no such node, or netron could not draw the place."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """nodes: how many. operators: how many of each type, by falling number. weight_bytes: size of all constants."""
+
+    nodes: int
+    operators: dict[str, int]
+    weight_bytes: int
+
+
+def statistics(model: onnx.ModelProto) -> Statistics:
+    """Count a graph's nodes by operator, and the bytes of its constants."""
+    count = Counter(node.op_type for node in model.graph.node)
+    size = sum(
+        int(np.prod(t.dims, dtype=np.int64)) * onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize
+        for t in model.graph.initializer
+    )
+    return Statistics(len(model.graph.node), dict(count.most_common()), size)
+
+
+def statistics_figure(graphs: dict[str, onnx.ModelProto], most: int = 24) -> Figure:
+    """Bars of the commonest operators of several graphs side by side."""
+    found = {name: statistics(model) for name, model in graphs.items()}
+    total: Counter[str] = Counter()
+    for one in found.values():
+        total.update(one.operators)
+    operators = [name for name, _ in total.most_common(most)]
+    figure, axis = plt.subplots(figsize=(14, 4), layout="constrained")
+    width = 0.8 / len(found)
+    for i, (name, one) in enumerate(found.items()):
+        heights = [one.operators.get(operator, 0) for operator in operators]
+        axis.bar(np.arange(len(operators)) + i * width, heights, width, label=f"{name}: {one.nodes} nodes")
+    axis.set_xticks(np.arange(len(operators)) + 0.4 - width / 2, operators, rotation=60, ha="right")
+    axis.set(ylabel="nodes", title="Nodes by operator")
+    axis.legend()
+    return figure
+
+
+def place(model: onnx.ModelProto, centre: Callable[[onnx.NodeProto], bool], hops: int = 2) -> onnx.ModelProto:
+    """The nodes for which ``centre`` holds and those up to ``hops`` edges away, as a graph of its own.
+
+    Tensors that come from outside become inputs, constants too: only the structure is to be seen.
+
+    Raises:
+        PlaceError: ``centre`` holds for no node.
+    """
+    nodes = list(model.graph.node)
+    chosen = {i for i, node in enumerate(nodes) if centre(node)}
+    if not chosen:
+        raise PlaceError("the graph has no node of that description", "look at the node names of the graph")
+    maker = {name: i for i, node in enumerate(nodes) for name in node.output}
+    readers: dict[str, list[int]] = {}
+    for i, node in enumerate(nodes):
+        for name in node.input:
+            readers.setdefault(name, []).append(i)
+    for _ in range(hops):
+        near = {maker[name] for i in chosen for name in nodes[i].input if name in maker}
+        near |= {j for i in chosen for name in nodes[i].output for j in readers.get(name, [])}
+        chosen |= near
+    part = onnx.ModelProto(ir_version=model.ir_version)
+    part.opset_import.extend(model.opset_import)
+    part.graph.name = "place"
+    part.graph.node.extend(nodes[i] for i in sorted(chosen))
+    made = {name for i in chosen for name in nodes[i].output}
+    read = {name for i in chosen for name in nodes[i].input if name}
+    leaving = [n for i in sorted(chosen) for n in nodes[i].output if n and set(readers.get(n, [0])) - chosen]
+    part.graph.input.extend(onnx.ValueInfoProto(name=name) for name in sorted(read - made))
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in leaving)
+    return part
+
+
+def structure_hash(model: onnx.ModelProto) -> str:
+    """Eight hexadecimal digits of what a drawing of the graph shows: names, operators, attributes, connections."""
+    digest = hashlib.sha256()
+    for node in model.graph.node:
+        attributes = sorted(
+            (a.name, str(onnx.helper.get_attribute_value(a)))
+            for a in node.attribute
+            if a.type not in (onnx.AttributeProto.TENSOR, onnx.AttributeProto.GRAPH)
+        )
+        digest.update(repr((node.op_type, node.domain, list(node.input), list(node.output), attributes)).encode())
+    return digest.hexdigest()[:8]
+
+
+def chromium() -> str | None:
+    """The path of an installed Chromium or Chrome, if there is one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def render_with_netron(
+    model: onnx.ModelProto, picture: Path, *, size: tuple[int, int] = (1400, 1000), seconds: float = 60
+) -> None:
+    """Let netron draw a graph in headless Chromium and save the window as PNG, whole or not at all.
+
+    Raises:
+        PlaceError: Chromium is not installed or made no picture in time.
+    """
+    browser = chromium()
+    if browser is None:
+        raise PlaceError("Chromium is not installed", "install it, or use the committed pictures")
+    import netron
+
+    with tempfile.TemporaryDirectory() as folder, artifacts.whole_file(picture) as temporary:
+        file = Path(folder) / "place.onnx"
+        onnx.save(model, file)
+        with contextlib.redirect_stdout(io.StringIO()):
+            address = netron.start(str(file), browse=False)
+        server = _front_of(f"http://{address[0]}:{address[1]}")
+        url = f"http://127.0.0.1:{server.server_port}"
+        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--user-data-dir={folder}/profile", f"--window-size={size[0]},{size[1]}"]
+        # Nothing but this machine: netron reports usage and errors to its makers where it can.
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
+        command += ["--virtual-time-budget=20000", f"--screenshot={temporary}", url]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=seconds)
+        except (subprocess.SubprocessError, OSError) as error:
+            raise PlaceError("headless Chromium made no picture", "use the committed pictures") from error
+        finally:
+            server.shutdown()
+            with contextlib.redirect_stdout(io.StringIO()):
+                netron.stop(address)
+
+
+def _front_of(netron_url: str) -> ThreadingHTTPServer:
+    """A server before netron's own that hands its pages on with a cookie.
+
+    netron opens with a notice about cookies that waits for a click; a headless browser cannot click. The cookie says that
+    it was seen. It allows nothing: the browser that gets it has no network.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            try:
+                with urllib.request.urlopen(netron_url + self.path, timeout=20) as answer:
+                    body, kind = answer.read(), answer.headers.get("Content-Type", "text/html")
+            except urllib.error.URLError:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Set-Cookie", "consent=1")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@dataclass(frozen=True)
+class View:
+    """What a notebook cell shows of a place: HTML that needs nothing from the network."""
+
+    content: str
+
+    def _repr_html_(self) -> str:
+        return self.content
+
+
+def view(model: onnx.ModelProto, name: str, caption: str) -> View:
+    """netron on a place: the live viewer where ``COURSE_NETRON=live``, else a picture of it.
+
+    Where Chromium is installed the picture is made, in ``build/netron``; elsewhere it is
+    ``notebooks/netron/<name>-<structure>.png``. ``caption`` says what to see; where the picture comes from is added.
+
+    Raises:
+        PlaceError: never; without any picture the place is listed in words.
+    """
+    if os.environ.get("COURSE_NETRON") == "live":
+        return _live(model, name, caption)
+    file = f"{name}-{structure_hash(model)}.png"
+    made = paths.build_root() / "netron" / file
+    if chromium() is not None and not made.exists():
+        # A browser that does not start (a sandbox without /dev/shm, say) must not stop a chapter.
+        with contextlib.suppress(PlaceError):
+            render_with_netron(model, made)
+    if made.exists():
+        source, picture = "drawn by netron on this machine, in headless Chromium", made
+    elif (COMMITTED / file).exists():
+        source, picture = (
+            "a committed picture of netron; the graph's structure is the same (no Chromium here)",
+            (COMMITTED / file),
+        )
+    else:
+        names = Counter(node.op_type for node in model.graph.node)
+        listed = ", ".join(f"{count} {operator}" for operator, count in names.most_common())
+        text = f"no picture: Chromium is not installed and no committed picture has this structure ({listed})"
+        return View(f"<p><b>{html.escape(caption)}</b><br><small>{html.escape(text)}</small></p>")
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return View(
+        f'<figure><img style="max-width:100%" alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption><b>{html.escape(caption)}</b><br><small>{html.escape(source)}</small></figcaption></figure>"
+    )
+
+
+def _live(model: onnx.ModelProto, name: str, caption: str) -> View:
+    import netron
+
+    file = paths.build_root() / "netron" / f"{name}.onnx"
+    with artifacts.whole_file(file) as temporary:
+        onnx.save(model, temporary)
+    host, port = netron.start(str(file), browse=False)
+    frame = f'<iframe src="http://{host}:{port}" width="100%" height="700"></iframe>'
+    return View(f"{frame}<p><b>{html.escape(caption)}</b></p>")
