@@ -13,11 +13,13 @@ import contextlib
 import hashlib
 import html
 import io
+import json
 import os
 import shutil
 import subprocess
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -25,11 +27,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import onnx
+import websocket
 
 from helpers import artifacts, paths
 from helpers.errors import CourseError
@@ -148,7 +151,7 @@ def chromium() -> str | None:
 
 
 def render_with_netron(
-    model: onnx.ModelProto, picture: Path, *, size: tuple[int, int] = (1400, 1000), seconds: float = 60
+    model: onnx.ModelProto, picture: Path, *, size: tuple[int, int] = (2000, 900), seconds: float = 60
 ) -> None:
     """Let netron draw a graph in headless Chromium and save the window as PNG, whole or not at all.
 
@@ -171,22 +174,68 @@ def render_with_netron(
         command += [f"--user-data-dir={folder}/profile", f"--window-size={size[0]},{size[1]}"]
         # Nothing but this machine: netron reports usage and errors to its makers where it can.
         command += ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
-        command += ["--virtual-time-budget=20000", f"--screenshot={temporary}", url]
+        command += ["--remote-debugging-port=0", "--remote-allow-origins=*", url]
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=seconds)
-        except (subprocess.SubprocessError, OSError) as error:
+            temporary.write_bytes(_screenshot(Path(folder) / "profile", seconds))
+        except (OSError, ValueError, KeyError, websocket.WebSocketException) as error:
             raise PlaceError("headless Chromium made no picture", "use the committed pictures") from error
         finally:
+            running.terminate()
+            running.wait()
             server.shutdown()
             with contextlib.redirect_stdout(io.StringIO()):
                 netron.stop(address)
 
 
+def _screenshot(profile: Path, seconds: float) -> bytes:
+    """The page of a running Chromium as PNG, once netron has drawn its nodes (Chrome DevTools Protocol).
+
+    Chromium's own ``--screenshot`` does not wait for netron's layout, which is done in a worker.
+    """
+    deadline = time.monotonic() + seconds
+
+    def wait(ready: Callable[[], bool]) -> None:
+        while not ready():
+            if time.monotonic() > deadline:
+                raise ValueError("netron drew nothing in time")
+            time.sleep(0.2)
+
+    port_file = profile / "DevToolsActivePort"
+    wait(lambda: port_file.exists() and bool(port_file.read_text()))
+    port = port_file.read_text().split()[0]
+    pages: list[str] = []
+
+    def page_is_open() -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=5) as answer:
+            found = json.load(answer)
+        pages[:] = [page["webSocketDebuggerUrl"] for page in found if page["type"] == "page"]
+        return bool(pages)
+
+    wait(page_is_open)
+    connection = websocket.create_connection(pages[0], timeout=seconds)
+
+    def call(method: str, **parameters: Any) -> dict[str, Any]:
+        connection.send(json.dumps({"id": 1, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(connection.recv())
+            if answer.get("id") == 1:
+                return dict(answer["result"])
+
+    drawn = "document.querySelectorAll('#canvas g.node, #target g.node').length > 0"
+    try:
+        wait(lambda: bool(call("Runtime.evaluate", expression=drawn)["result"].get("value")))
+        time.sleep(1)
+        return base64.b64decode(call("Page.captureScreenshot", format="png")["data"])
+    finally:
+        connection.close()
+
+
 def _front_of(netron_url: str) -> ThreadingHTTPServer:
     """A server before netron's own that hands its pages on with a cookie.
 
-    netron opens with a notice about cookies that waits for a click; a headless browser cannot click. The cookie says that
-    it was seen. It allows nothing: the browser that gets it has no network.
+    netron opens with a notice about cookies that waits for a click; a headless browser cannot click. The cookie says
+    that it was seen. It allows nothing: the browser that gets it has no network.
     """
 
     class Handler(BaseHTTPRequestHandler):
