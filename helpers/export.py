@@ -68,7 +68,7 @@ __all__ = [
 
 OUTPUT_NAMES = ("dets", "labels", "masks")
 # Raised when this module changes what it writes, so that files made by an older version are made again.
-_FORMAT = 3
+_FORMAT = 4
 
 
 class UnknownFlavourError(CourseError):
@@ -346,7 +346,7 @@ class Origin:
 
 _FRAME = re.compile(r"^(?P<file>.+)\((?P<line>\d+)\): (?P<name>.+)$")
 # Whose lines answer the question "who made this node": the detector's libraries, and patched functions ("<pNN...").
-_KEPT = ("mmdet/", "mmcv/", "<")
+_KEPT = ("mmdet/", "mmcv/", "<p")
 _PASSED_OVER = "mmcv/runner/fp16_utils.py"
 
 
