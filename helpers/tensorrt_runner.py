@@ -1,0 +1,692 @@
+"""Build and run TensorRT engines, with full TensorRT 8.4 to 11.
+
+What differs between the versions is found with ``hasattr``, never by reading a version number: the explicit-batch flag,
+precision flags and layer precisions (gone in 11, where types come from the graph), named tensors (bindings by index
+before 8.5), the registry's ``load_library``, the progress monitor. Needs a GPU, TensorRT and pycuda; :func:`why_not`
+says what is missing. The tests prove the order of calls and the error paths only, against a recording fake;
+``scripts/verify_tensorrt.py`` is the proof on a machine with a GPU and TensorRT, and until a record of it is in
+``evidence/``, nobody has seen this module run an engine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import os
+import re
+import subprocess
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from tqdm.auto import tqdm
+
+from helpers import artifacts, paths, plugin_graph
+from helpers.detections import Detections
+from helpers.errors import CourseError
+from helpers.preprocess import NetworkInput
+
+if TYPE_CHECKING:
+    import tensorrt
+
+__all__ = [
+    "BuildOptions",
+    "EngineBuildError",
+    "EngineFileError",
+    "EngineRunError",
+    "PluginLibraryError",
+    "TensorRTMissingError",
+    "TensorRTRunner",
+    "build_engine",
+    "build_plugin_library",
+    "load_plugins",
+    "make_engine",
+    "why_not",
+]
+
+Shape = tuple[int, ...]
+Arrays = dict[str, npt.NDArray[Any]]
+_CREATORS = 5  # plugins/tensorrt/registry.cpp
+
+
+class TensorRTMissingError(CourseError):
+    """There is no TensorRT, no pycuda, or no GPU here."""
+
+
+class PluginLibraryError(CourseError):
+    """The plugin library is missing, cannot be built, or did not register its creators."""
+
+
+class EngineBuildError(CourseError):
+    """TensorRT refused the graph or the options, or could not build; its own words are in the message."""
+
+
+class EngineFileError(CourseError):
+    """An engine file is missing, truncated, or made by another TensorRT or for another GPU."""
+
+
+class EngineRunError(CourseError):
+    """An engine got a wrong input, ran out of GPU memory, or failed; TensorRT's words are in the message."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """precision: "fp32" (TF32 off, for alignment) or "fp16". keep_fp32: names of ONNX nodes that stay in FP32 in an
+    FP16 engine. profile: (least, usual, largest) shape of each input with dynamic dimensions, as ``(name, shapes)``.
+    workspace: bytes that a layer may use for itself, at most.
+    """
+
+    precision: Literal["fp32", "fp16"] = "fp32"
+    keep_fp32: tuple[str, ...] = ()
+    profile: tuple[tuple[str, tuple[Shape, Shape, Shape]], ...] = ()
+    workspace: int = 4 << 30
+
+
+# --- what is here -----------------------------------------------------------------------------------------------------
+
+
+def _trt() -> Any:
+    try:
+        module = importlib.import_module("tensorrt")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise TensorRTMissingError(
+            f"TensorRT cannot be imported ({error})", "on a machine with a GPU: pip install -r requirements-gpu.txt"
+        ) from error
+    # The type stubs alone make an empty namespace package of this name.
+    if not hasattr(module, "Builder"):
+        raise TensorRTMissingError(
+            "TensorRT is not installed", "on a machine with a GPU: pip install -r requirements-gpu.txt"
+        )
+    return module
+
+
+def _cuda() -> Any:
+    try:
+        driver: Any = importlib.import_module("pycuda.driver")
+        driver.init()
+        devices = driver.Device.count()
+    except ImportError as error:
+        raise TensorRTMissingError(f"pycuda cannot be imported ({error})", "pip install pycuda") from error
+    except Exception as error:
+        raise TensorRTMissingError(
+            f"the CUDA driver does not start ({error})", "use a machine with an NVIDIA GPU"
+        ) from error
+    if not devices:
+        raise TensorRTMissingError("there is no NVIDIA GPU here", "use a machine with one")
+    return driver
+
+
+def why_not() -> str | None:
+    """Why no engine can be built and run here, in one sentence; None if one can."""
+    try:
+        _trt()
+        _cuda()
+    except TensorRTMissingError as error:
+        return str(error)
+    return None
+
+
+def machine() -> dict[str, Any]:
+    """TensorRT's version, the GPU's name and compute capability: an engine belongs to all three."""
+    device = _cuda().Device(0)
+    return {
+        "tensorrt": _trt().__version__,
+        "gpu": device.name(),
+        "compute capability": ".".join(map(str, device.compute_capability())),
+    }
+
+
+class _Log:
+    """TensorRT's errors and warnings, collected; ``raise_as`` turns the errors into one exception."""
+
+    def __init__(self, trt: Any) -> None:
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        outer = self
+
+        class Logger(trt.ILogger):
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, msg: str) -> None:
+                if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                    outer.errors.append(msg)
+                elif severity == trt.ILogger.WARNING:
+                    outer.warnings.append(msg)
+
+        self.logger = Logger()
+
+    def words(self) -> str:
+        """The collected errors, once each, and forgotten afterwards."""
+        said = "; ".join(dict.fromkeys(self.errors)) or "nothing"
+        self.errors.clear()
+        return said
+
+
+# --- plugins ----------------------------------------------------------------------------------------------------------
+
+
+def build_plugin_library() -> Path:
+    """Build ``libcourse_plugins.so`` with CMake; ``$TensorRT_ROOT`` says where TensorRT's headers are.
+
+    Raises:
+        PluginLibraryError: CMake or a compiler failed, or found no TensorRT headers; their last words are in it.
+    """
+    folder = paths.build_root() / "plugins" / "cmake"
+    configure = ["cmake", "-S", str(paths.PLUGINS), "-B", str(folder), "-DCMAKE_BUILD_TYPE=Release"]
+    if root := os.environ.get("TensorRT_ROOT"):  # noqa: SIM112  CMake's own spelling
+        configure.append(f"-DTensorRT_ROOT={root}")
+    for command in (configure, ["cmake", "--build", str(folder), "--parallel"]):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise PluginLibraryError(f"cmake cannot be run ({error})", "pip install cmake") from error
+        if done.returncode != 0:
+            words = (done.stderr or done.stdout).strip()[-2000:]
+            raise PluginLibraryError(f"building the plugins failed: {words}", "mend what it names and run again")
+    found = sorted(folder.rglob("libcourse_plugins.so"))
+    if not found:
+        raise PluginLibraryError("CMake found no TensorRT headers or no nvcc", "set TensorRT_ROOT and CUDACXX")
+    return found[0]
+
+
+@functools.cache
+def load_plugins(path: Path) -> None:
+    """Register the plugins of a library with TensorRT, once in a process.
+
+    Raises:
+        PluginLibraryError: the library is missing, cannot be loaded, or a creator was refused.
+    """
+    trt = _trt()
+    if not Path(path).is_file():
+        raise PluginLibraryError(f"there is no plugin library {path}", "build it: see plugins/README.md")
+    log = _Log(trt)
+    # RoiAlign is a plugin of NVIDIA's own, from 8.5 on.
+    trt.init_libnvinfer_plugins(log.logger, "")
+    registry = trt.get_plugin_registry()
+    try:
+        if hasattr(registry, "load_library"):
+            loaded = registry.load_library(str(path)) is not None
+        else:
+            loaded = ctypes.CDLL(str(path)).course_plugins_register() == _CREATORS
+    except (OSError, RuntimeError, AttributeError) as error:
+        raise PluginLibraryError(
+            f"the plugin library {path} cannot be loaded ({error})", "build it against this TensorRT"
+        ) from error
+    if not loaded:
+        raise PluginLibraryError(
+            f"TensorRT refused the plugin library {path} and said: {log.words()}", "build it against this TensorRT"
+        )
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+def build_engine(
+    onnx_path: Path, path: Path, options: BuildOptions = BuildOptions(), *, timing_cache: Path | None = None
+) -> Path:
+    """Build an engine from an ONNX file; ``path`` appears whole or not at all. Plugins must be loaded before.
+
+    Raises:
+        TensorRTMissingError, EngineBuildError.
+    """
+    trt = _trt()
+    log = _Log(trt)
+    builder: tensorrt.Builder = trt.Builder(log.logger)
+    flags = 0
+    if hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"):
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    network: tensorrt.INetworkDefinition = builder.create_network(flags)
+    parser: tensorrt.OnnxParser = trt.OnnxParser(network, log.logger)
+    graph = _for_this_version(trt, onnx_path)
+    if not parser.parse(graph):
+        said = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors)) or log.words()
+        raise EngineBuildError(
+            f"TensorRT cannot parse {Path(onnx_path).name} and said: {said}", "load the plugins first"
+        )
+
+    config: tensorrt.IBuilderConfig = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    if hasattr(trt.BuilderFlag, "TF32"):
+        config.clear_flag(trt.BuilderFlag.TF32)
+    _set_precision(trt, config, network, options)
+    _add_profile(builder, config, network, options, onnx_path)
+    cache = _open_timing_cache(config, timing_cache)
+    if hasattr(trt, "IProgressMonitor"):
+        config.progress_monitor = _progress_monitor(trt)
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        raise EngineBuildError(
+            f"TensorRT built no engine from {Path(onnx_path).name} and said: {log.words()}",
+            "if it speaks of memory, lower BuildOptions.workspace or close what else uses the GPU",
+        )
+    artifacts.write_bytes(Path(path), bytes(serialized))
+    if cache is not None and timing_cache is not None:
+        artifacts.write_bytes(timing_cache, bytes(cache.serialize()))
+    return Path(path)
+
+
+def _for_this_version(trt: Any, onnx_path: Path) -> bytes:
+    """The graph as this version's parser wants it."""
+    model = onnx.load(onnx_path)
+    # Before named tensors (8.5), NonMaxSuppression is our plugin, which takes its thresholds as attributes.
+    if not hasattr(trt, "TensorIOMode"):
+        model = plugin_graph.thresholds_to_attributes(model)
+    return bytes(model.SerializeToString())
+
+
+def _set_precision(
+    trt: Any, config: tensorrt.IBuilderConfig, network: tensorrt.INetworkDefinition, options: BuildOptions
+) -> None:
+    if options.precision == "fp32":
+        return
+    if not hasattr(trt.BuilderFlag, "FP16"):
+        raise EngineBuildError(
+            "this TensorRT takes precisions from the graph only", "convert the ONNX file's types and build it as fp32"
+        )
+    config.set_flag(trt.BuilderFlag.FP16)
+    if not options.keep_fp32:
+        return
+    strict = "OBEY_PRECISION_CONSTRAINTS" if hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS") else "STRICT_TYPES"
+    config.set_flag(getattr(trt.BuilderFlag, strict))
+    kept = set(options.keep_fp32)
+    unused = set(kept)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        name = _onnx_name(layer)
+        if name not in kept:
+            continue
+        unused.discard(name)
+        outputs = [number for number in range(layer.num_outputs) if layer.get_output(number).dtype in _floats(trt)]
+        # Layers of integers (shapes, indices) have no precision to set.
+        if outputs:
+            layer.precision = trt.float32
+        for number in outputs:
+            layer.set_output_type(number, trt.float32)
+    if unused:
+        raise EngineBuildError(f"no layer comes from the node {sorted(unused)[0]}", "mend BuildOptions.keep_fp32")
+
+
+def _floats(trt: Any) -> tuple[Any, ...]:
+    return trt.float32, trt.float16
+
+
+def _onnx_name(layer: Any) -> str:
+    """The ONNX node that a layer comes from: from its metadata where the version writes it, else the layer's name."""
+    found = re.search(r"\[ONNX Layer: (.+?)\]", getattr(layer, "metadata", "") or "")
+    return found[1] if found else str(layer.name)
+
+
+def _add_profile(
+    builder: tensorrt.Builder,
+    config: tensorrt.IBuilderConfig,
+    network: tensorrt.INetworkDefinition,
+    options: BuildOptions,
+    onnx_path: Path,
+) -> None:
+    shapes = dict(options.profile)
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    dynamic = {tensor.name for tensor in inputs if -1 in tuple(tensor.shape)}
+    if dynamic != set(shapes):
+        named = ", ".join(sorted(dynamic ^ set(shapes)))
+        raise EngineBuildError(
+            f"the profile and the dynamic inputs of {Path(onnx_path).name} differ in: {named}",
+            "mend BuildOptions.profile",
+        )
+    if shapes:
+        profile = builder.create_optimization_profile()
+        for name, (least, usual, largest) in shapes.items():
+            profile.set_shape(name, least, usual, largest)
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineBuildError(
+                "TensorRT refused the optimization profile", "order its shapes: least, usual, largest"
+            )
+
+
+def _open_timing_cache(config: tensorrt.IBuilderConfig, path: Path | None) -> Any:
+    if path is None:
+        return None
+    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    # A cache of another GPU or version is refused: begin an empty one.
+    if not config.set_timing_cache(cache, False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
+
+
+def _progress_monitor(trt: Any) -> Any:
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.bars: dict[str, tqdm[Any]] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, leave=False)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self.bars[phase_name].update()
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.bars.pop(phase_name).close()
+
+    return Monitor()
+
+
+def make_engine(
+    model_name: str,
+    onnx_path: Path,
+    options: BuildOptions = BuildOptions(),
+    *,
+    label: str = "fp32",
+    plugins: Path | None = None,
+) -> Path:
+    """``build/<model>/<onnx file>-<label>.engine``, built if it is not there or anything it depends on has changed:
+    the ONNX file, TensorRT, the GPU, the options, the plugin library (built by CMake if ``plugins`` is None).
+
+    Raises:
+        TensorRTMissingError, PluginLibraryError, EngineBuildError.
+    """
+    where = machine()
+    library = build_plugin_library() if plugins is None else plugins
+    load_plugins(library)
+    inputs = {
+        "onnx": artifacts.file_input(onnx_path),
+        **where,
+        "options": asdict(options),
+        "plugins": artifacts.file_input(library),
+    }
+    folder = paths.build_dir(model_name)
+    cache = folder / "tensorrt.timing"
+
+    def build(temporary: Path) -> None:
+        build_engine(onnx_path, temporary, options, timing_cache=cache)
+
+    return artifacts.make(folder / f"{Path(onnx_path).stem}-{label}.engine", inputs, build)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+class TensorRTRunner:
+    """One engine, ready to run; a context manager. ``lanes`` pictures can be in flight, each on a stream of its own.
+
+    Raises:
+        TensorRTMissingError: no TensorRT, pycuda or GPU.
+        EngineFileError: the file is missing, truncated, or belongs to another TensorRT or GPU.
+    """
+
+    def __init__(self, path: Path, *, lanes: int = 1) -> None:
+        self._trt, self._cuda = _trt(), _cuda()
+        self.path = Path(path)
+        if lanes > 1 and not hasattr(self._trt, "TensorIOMode"):
+            raise EngineRunError("this TensorRT cannot share a profile between streams", "use lanes=1")
+        data = _read_engine(self.path)
+        self._context = self._cuda.Device(0).retain_primary_context()
+        self._context.push()
+        try:
+            self._log = _Log(self._trt)
+            self._runtime = self._trt.Runtime(self._log.logger)
+            self.engine: tensorrt.ICudaEngine = self._runtime.deserialize_cuda_engine(data)
+            if self.engine is None:
+                raise EngineFileError(
+                    f"TensorRT cannot open {self.path.name} and said: {self._log.words()}",
+                    "delete it and build it here",
+                )
+            kind: type[_Lane] = _NamedLane if hasattr(self.engine, "num_io_tensors") else _IndexedLane
+            self._lanes = [kind(self._trt, self._cuda, self.engine, self._log) for _ in range(lanes)]
+        except BaseException:
+            self._context.pop()
+            raise
+
+    def __enter__(self) -> TensorRTRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the GPU memory, contexts before the engine before the runtime, as TensorRT wants it."""
+        if self._context is not None:
+            self._lanes.clear()
+            del self.engine, self._runtime
+            self._context.pop()
+            self._context = None
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """Run once. Arrays of the names, types and shapes that the engine takes; returns every output by name.
+
+        Raises:
+            EngineRunError: a wrong input, too little GPU memory, or TensorRT failed.
+        """
+        return next(iter(self.run_many([inputs])))
+
+    def run_many(self, batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> Iterator[Arrays]:
+        """Run each, up to ``lanes`` at a time; results in the order of the inputs. Errors as for :meth:`run`."""
+        waiting: deque[_Lane] = deque()
+        free = deque(self._lanes)
+        for inputs in batches:
+            if not free:
+                lane = waiting.popleft()
+                yield lane.finish()
+                free.append(lane)
+            lane = free.popleft()
+            lane.start(inputs)
+            waiting.append(lane)
+        while waiting:
+            yield waiting.popleft().finish()
+
+    def detect_prepared(self, prepared: NetworkInput) -> Detections:
+        """Detections of one prepared picture, in pixels of the network's input, without the padding."""
+        raw = self.run({"input": prepared.tensor})
+        height, width = prepared.resized_shape
+        return Detections.from_raw(raw["dets"][0], raw["labels"][0], raw["masks"][0, :, :height, :width])
+
+
+def _read_engine(path: Path) -> bytes:
+    if not path.is_file():
+        raise EngineFileError(f"there is no engine {path}", "build it with helpers.tensorrt_runner.make_engine")
+    recorded = artifacts.recorded_inputs(path)
+    if recorded is not None:
+        here = machine()
+        for name, have in here.items():
+            if name in recorded and recorded[name] != have:
+                raise EngineFileError(
+                    f"{path.name} was built with {name} {recorded[name]}, and here is {have}",
+                    "build it on this machine",
+                )
+        if not artifacts.is_current(path, recorded):
+            raise EngineFileError(f"{path.name} is truncated or was changed", "delete it and build it again")
+    return path.read_bytes()
+
+
+class _Lane:
+    """One execution context, its stream and its buffers, which only grow."""
+
+    def __init__(self, trt: Any, cuda: Any, engine: Any, log: _Log) -> None:
+        self.trt, self.cuda, self.engine, self.log = trt, cuda, engine, log
+        self.context = engine.create_execution_context()
+        if self.context is None:
+            raise EngineRunError(f"TensorRT made no context and said: {log.words()}", "free some GPU memory")
+        self.stream = cuda.Stream()
+        self.device: dict[str, Any] = {}
+        self.device_bytes: dict[str, int] = {}
+        self.host: dict[str, npt.NDArray[Any]] = {}
+
+    def start(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> Arrays:
+        raise NotImplementedError
+
+    def on_device(self, name: str, size: int) -> int:
+        if self.device_bytes.get(name, -1) < size:
+            self.device.pop(name, None)
+            try:
+                self.device[name] = self.cuda.mem_alloc(max(size, 1))
+            except self.cuda.MemoryError as error:
+                raise EngineRunError(
+                    f"no GPU memory for {name} ({size / 1e6:.0f} MB)", "use a smaller batch or fewer lanes"
+                ) from error
+            self.device_bytes[name] = size
+        return int(self.device[name])
+
+    def pinned(self, name: str, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        held = self.host.get(name)
+        if held is None or held.shape != tuple(shape) or held.dtype != np.dtype(dtype):
+            held = self.host[name] = self.cuda.pagelocked_empty(tuple(shape), np.dtype(dtype))
+        return held
+
+    def check(self, inputs: Mapping[str, npt.NDArray[Any]], wanted: Mapping[str, tuple[Any, Sequence[int]]]) -> None:
+        if set(inputs) != set(wanted):
+            raise EngineRunError(f"the engine takes {sorted(wanted)}, got {sorted(inputs)}", "pass these inputs")
+        for name, (dtype, shape) in wanted.items():
+            array = inputs[name]
+            fits = array.ndim == len(shape) and all(w in (-1, h) for w, h in zip(shape, array.shape, strict=True))
+            if array.dtype != np.dtype(dtype) or not fits:
+                raise EngineRunError(
+                    f"{name} must be {np.dtype(dtype)} {list(shape)}, got {array.dtype} {list(array.shape)}",
+                    "prepare the picture with helpers.preprocess.prepare",
+                )
+
+    def send(self, name: str, array: npt.NDArray[Any]) -> int:
+        staged = self.pinned(name, array.shape, array.dtype)
+        np.copyto(staged, array)
+        address = self.on_device(name, staged.nbytes)
+        self.cuda.memcpy_htod_async(address, staged, self.stream)
+        return address
+
+    def require(self, good: bool, what: str) -> None:
+        if not good:
+            raise EngineRunError(
+                f"{what} failed, TensorRT said: {self.log.words()}", "check the profile and the inputs"
+            )
+
+    def fetch(self, name: str, address: int, shape: Sequence[int], dtype: npt.DTypeLike) -> None:
+        # An output without elements has no memory to copy.
+        target = self.pinned(name, shape, dtype)
+        if target.size:
+            self.cuda.memcpy_dtoh_async(target, address, self.stream)
+
+    def wait(self) -> None:
+        try:
+            self.stream.synchronize()
+        except self.cuda.Error as error:
+            raise EngineRunError(
+                f"the engine failed on the GPU ({error})", "run with CUDA_LAUNCH_BLOCKING=1"
+            ) from error
+        if self.log.errors:
+            raise EngineRunError(f"TensorRT said: {self.log.words()}", "see the operator that it names")
+
+
+class _NamedLane(_Lane):
+    """Tensors by name (8.5 and later); outputs of unknown size through an output allocator."""
+
+    def __init__(self, trt: Any, cuda: Any, engine: Any, log: _Log) -> None:
+        super().__init__(trt, cuda, engine, log)
+        self.named: tensorrt.ICudaEngine = engine
+        self.running: tensorrt.IExecutionContext = self.context
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self.inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self.outputs = [name for name in names if name not in self.inputs]
+        self.types = {name: trt.nptype(engine.get_tensor_dtype(name)) for name in names}
+        self.allocators: dict[str, Any] = {}
+
+    def start(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+        shapes = {name: (self.types[name], tuple(self.named.get_tensor_shape(name))) for name in self.inputs}
+        self.check(inputs, shapes)
+        for name, array in inputs.items():
+            self.require(self.running.set_input_shape(name, array.shape), f"setting the shape of {name}")
+            self.require(self.running.set_tensor_address(name, self.send(name, array)), f"binding {name}")
+        fixed = {}
+        for name in self.outputs:
+            shape = tuple(self.running.get_tensor_shape(name))
+            if -1 in shape:
+                self.allocators.setdefault(name, _output_allocator(self.trt, self))
+                self.require(self.running.set_output_allocator(name, self.allocators[name]), f"binding {name}")
+            else:
+                size = int(np.prod(shape, dtype=np.int64)) * np.dtype(self.types[name]).itemsize
+                fixed[name] = (self.on_device(name, size), shape)
+                self.require(self.running.set_tensor_address(name, fixed[name][0]), f"binding {name}")
+        self.require(self.running.execute_async_v3(self.stream.handle), "running the engine")
+        for name, (address, shape) in fixed.items():
+            self.fetch(name, address, shape, self.types[name])
+        self.fixed = fixed
+
+    def finish(self) -> Arrays:
+        self.wait()
+        late = [name for name in self.outputs if name not in self.fixed]
+        for name in late:
+            allocator = self.allocators[name]
+            self.fetch(name, int(self.device[name]), allocator.shapes[name], self.types[name])
+        if late:
+            self.wait()
+        return {name: self.host[name].copy() for name in self.outputs}
+
+
+def _output_allocator(trt: Any, lane: _Lane) -> Any:
+    class Allocator(trt.IOutputAllocator):
+        def __init__(self) -> None:
+            trt.IOutputAllocator.__init__(self)
+            self.shapes: dict[str, Shape] = {}
+
+        def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
+            return lane.on_device(tensor_name, size)
+
+        # From 10 on TensorRT calls this one; the stream needs no care, for each lane has one only.
+        def reallocate_output_async(self, tensor_name: str, memory: int, size: int, alignment: int, stream: int) -> int:
+            return lane.on_device(tensor_name, size)
+
+        def notify_shape(self, tensor_name: str, shape: Iterable[int]) -> None:
+            self.shapes[tensor_name] = tuple(shape)
+
+    return Allocator()
+
+
+class _IndexedLane(_Lane):
+    """Bindings by index (8.4), where every output has a fixed size."""
+
+    def __init__(self, trt: Any, cuda: Any, engine: Any, log: _Log) -> None:
+        super().__init__(trt, cuda, engine, log)
+        self.names = [engine.get_binding_name(index) for index in range(engine.num_bindings)]
+        self.types = [trt.nptype(engine.get_binding_dtype(index)) for index in range(engine.num_bindings)]
+
+    def start(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+        taken = [index for index in range(len(self.names)) if self.engine.binding_is_input(index)]
+        shapes = {
+            self.names[index]: (self.types[index], tuple(self.engine.get_binding_shape(index))) for index in taken
+        }
+        self.check(inputs, shapes)
+        bindings = [0] * len(self.names)
+        for index in taken:
+            array = inputs[self.names[index]]
+            self.require(
+                self.context.set_binding_shape(index, array.shape), f"setting the shape of {self.names[index]}"
+            )
+            bindings[index] = self.send(self.names[index], array)
+        outputs = [index for index in range(len(self.names)) if index not in taken]
+        shapes_of = {index: tuple(self.context.get_binding_shape(index)) for index in outputs}
+        for index, shape in shapes_of.items():
+            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(self.types[index]).itemsize
+            bindings[index] = self.on_device(self.names[index], size)
+        good = self.context.execute_async_v2(bindings=bindings, stream_handle=self.stream.handle)
+        self.require(good, "running the engine")
+        for index, shape in shapes_of.items():
+            self.fetch(self.names[index], bindings[index], shape, self.types[index])
+        self.outputs = [self.names[index] for index in outputs]
+
+    def finish(self) -> Arrays:
+        self.wait()
+        return {name: self.host[name].copy() for name in self.outputs}
+
+
+def device_memory() -> tuple[int, int]:
+    """(free, total) bytes of the GPU, in the current context. Raises :class:`TensorRTMissingError`."""
+    free, total = _cuda().mem_get_info()
+    return int(free), int(total)

@@ -1,0 +1,354 @@
+"""The TensorRT runner against a recording fake of TensorRT and pycuda.
+
+Only the order of calls and the error paths are checked. The fake computes nothing: no assertion here is about a result
+of inference, and a pass says nothing about a GPU. scripts/verify_tensorrt.py is for that.
+"""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from helpers import artifacts
+from helpers import tensorrt_runner as tr
+
+
+class Recorder:
+    """Remembers each call by name; what it answers can be set, otherwise it answers True."""
+
+    def __init__(self, calls: list[str], prefix: str, **answers: Any) -> None:
+        self.__dict__.update(_calls=calls, _prefix=prefix, _answers=answers)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        answer = self._answers.get(name, True)
+        if answer is AttributeError:
+            raise AttributeError(name)
+        if not callable(answer) and name in self._answers:
+            return answer
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._calls.append(f"{self._prefix}.{name}")
+            return answer(*args, **kwargs) if callable(answer) else answer
+
+        return call
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._calls.append(f"{self._prefix}.{name}=")
+        self._answers[name] = value
+
+
+class Fake:
+    """A TensorRT of a generation: "8.4", "10" or "11"."""
+
+    def __init__(self, version: str, **parts: Any) -> None:
+        self.calls: list[str] = []
+        calls = self.calls
+        flags = {"TF32": 0, "FP16": 1, "OBEY_PRECISION_CONSTRAINTS": 2} if version != "11" else {"TF32": 0}
+        tensor = types.SimpleNamespace(name="input", shape=(1, 3, 4, 4), dtype="float32")
+        layer = Recorder(calls, "layer", name="conv", metadata="", num_outputs=1, get_output=lambda _: tensor)
+        network = {"num_layers": 1, "get_layer": lambda _: layer, "num_inputs": 1, "get_input": lambda _: tensor}
+        config = Recorder(calls, "config", **parts.get("config", {}))
+        self.builder = Recorder(
+            calls,
+            "builder",
+            create_network=lambda _: Recorder(calls, "network", **{**network, **parts.get("network", {})}),
+            create_builder_config=lambda: config,
+            create_optimization_profile=lambda: Recorder(calls, "profile"),
+            **{"build_serialized_network": lambda *_: b"engine", **parts.get("builder", {})},
+        )
+        parser = Recorder(calls, "parser", **parts.get("parser", {}))
+
+        class ILogger:
+            INTERNAL_ERROR, ERROR, WARNING = "i", "e", "w"
+
+        self.logger: Any = None
+
+        def make_builder(logger: Any) -> Any:
+            self.logger = logger
+            return self.builder
+
+        self.module = types.SimpleNamespace(
+            __version__=version,
+            ILogger=ILogger,
+            Builder=make_builder,
+            OnnxParser=lambda *_: parser,
+            BuilderFlag=types.SimpleNamespace(**flags),
+            NetworkDefinitionCreationFlag=types.SimpleNamespace(**({} if version == "11" else {"EXPLICIT_BATCH": 0})),
+            MemoryPoolType=types.SimpleNamespace(WORKSPACE=0),
+            float32="float32",
+            float16="float16",
+            nptype=np.dtype,
+            init_libnvinfer_plugins=lambda *_: calls.append("init_libnvinfer_plugins"),
+            **parts.get("module", {}),
+        )
+        if version != "8.4":
+            self.module.TensorIOMode = types.SimpleNamespace(INPUT="in", OUTPUT="out")
+            self.module.IOutputAllocator = type("IOutputAllocator", (), {})
+
+
+class FakeCuda:
+    class Error(Exception):
+        pass
+
+    class MemoryError(Error):
+        pass
+
+    def __init__(self, calls: list[str], *, full: bool = False) -> None:
+        self.calls, self.full = calls, full
+        context = Recorder(calls, "gpu")
+        self.Device = lambda _: types.SimpleNamespace(
+            name=lambda: "Fake GPU", compute_capability=lambda: (8, 6), retain_primary_context=lambda: context
+        )
+
+    def Stream(self) -> Any:
+        return Recorder(self.calls, "stream", handle=7)
+
+    def mem_alloc(self, size: int) -> int:
+        self.calls.append("mem_alloc")
+        if self.full:
+            raise self.MemoryError("out of memory")
+        return 4096
+
+    def pagelocked_empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        self.calls.append("pinned")
+        return np.zeros(shape, dtype)
+
+    def memcpy_htod_async(self, *_: Any) -> None:
+        self.calls.append("to device")
+
+    def memcpy_dtoh_async(self, *_: Any) -> None:
+        self.calls.append("to host")
+
+
+def use(monkeypatch: pytest.MonkeyPatch, fake: Fake, *, full: bool = False) -> list[str]:
+    cuda = FakeCuda(fake.calls, full=full)
+    monkeypatch.setattr(tr, "_trt", lambda: fake.module)
+    monkeypatch.setattr(tr, "_cuda", lambda: cuda)
+    return fake.calls
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 4, 4]) for name in ("input", "y"))
+    made = helper.make_graph([helper.make_node("Relu", ["input"], ["y"], name="conv")], "g", [x], [y])
+    onnx.save(helper.make_model(made), tmp_path / "x.onnx")
+    return tmp_path / "x.onnx"
+
+
+@pytest.mark.parametrize("version", ["8.4", "10", "11"])
+def test_build_parses_before_it_configures_and_switches_tf32_off(
+    version: str, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = use(monkeypatch, Fake(version))
+    path = tr.build_engine(graph, tmp_path / "x.engine")
+    assert path.read_bytes() == b"engine"
+    wanted = ["parser.parse", "config.set_memory_pool_limit", "config.clear_flag", "builder.build_serialized_network"]
+    assert [call for call in calls if call in wanted] == wanted
+    assert "config.set_flag" not in calls
+
+
+def test_half_precision_keeps_the_named_layers_in_fp32(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = use(monkeypatch, Fake("10"))
+    tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions("fp16", keep_fp32=("conv",)))
+    assert calls.count("config.set_flag") == 2
+    assert "layer.precision=" in calls
+    assert "layer.set_output_type" in calls
+    with pytest.raises(tr.EngineBuildError, match="no layer comes from the node nowhere"):
+        tr.build_engine(graph, tmp_path / "y.engine", tr.BuildOptions("fp16", keep_fp32=("nowhere",)))
+    assert not (tmp_path / "y.engine").exists()
+
+
+def test_strongly_typed_versions_say_where_precision_comes_from(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Fake("11"))
+    with pytest.raises(tr.EngineBuildError, match="from the graph only"):
+        tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions("fp16"))
+
+
+def test_the_parsers_words_are_in_the_error(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = types.SimpleNamespace(desc=lambda: "Plugin not found")
+    use(monkeypatch, Fake("10", parser={"parse": lambda _: False, "num_errors": 1, "get_error": lambda _: words}))
+    with pytest.raises(tr.EngineBuildError, match=r"x\.onnx and said: Plugin not found"):
+        tr.build_engine(graph, tmp_path / "x.engine")
+
+
+def test_the_loggers_words_are_in_the_error(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10", builder={"build_serialized_network": lambda *_: fake.logger.log("e", "out of memory")})
+    use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"old")
+    with pytest.raises(tr.EngineBuildError, match="said: out of memory"):
+        tr.build_engine(graph, tmp_path / "x.engine")
+    assert (tmp_path / "x.engine").read_bytes() == b"old"
+
+
+def test_a_dynamic_input_needs_a_profile_and_a_static_one_takes_none(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = ((1, 3, 4, 4), (2, 3, 4, 4), (4, 3, 4, 4))
+    use(monkeypatch, Fake("10"))
+    with pytest.raises(tr.EngineBuildError, match="differ in: input"):
+        tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions(profile=(("input", shapes),)))
+    dynamic = types.SimpleNamespace(name="input", shape=(-1, 3, 4, 4), dtype="float32")
+    fake = Fake("10", network={"get_input": lambda _: dynamic}, config={"add_optimization_profile": lambda _: 0})
+    use(monkeypatch, fake)
+    with pytest.raises(tr.EngineBuildError, match="differ in: input"):
+        tr.build_engine(graph, tmp_path / "x.engine")
+    tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions(profile=(("input", shapes),)))
+    assert "config.add_optimization_profile" in fake.calls
+
+
+def _engine(fake: Fake, *, late: bool = False, good: bool = True) -> None:
+    """Give the fake a runtime: one input, one output, named or by index."""
+    out_shape = (-1, 3) if late else (1, 2)
+    context = Recorder(
+        fake.calls, "context", get_tensor_shape=lambda _: out_shape, get_binding_shape=lambda _: (1, 2),
+        execute_async_v3=lambda *_: good, execute_async_v2=lambda **_: good,
+    )  # fmt: skip
+    if late:
+
+        def bind(name: str, allocator: Any) -> bool:
+            allocator.reallocate_output(name, 0, 24, 256)
+            allocator.notify_shape(name, (2, 3))
+            return True
+
+        context._answers["set_output_allocator"] = bind
+    names = {"create_execution_context": lambda: context}
+    if hasattr(fake.module, "TensorIOMode"):
+        names |= {
+            "num_io_tensors": 2,
+            "get_tensor_name": lambda index: ("input", "y")[index],
+            "get_tensor_mode": lambda name: "in" if name == "input" else "out",
+            "get_tensor_dtype": lambda _: "float32",
+            "get_tensor_shape": lambda _: (-1, 3),
+        }
+    else:
+        names |= {
+            "num_io_tensors": AttributeError,
+            "num_bindings": 2,
+            "get_binding_name": lambda index: ("input", "y")[index],
+            "get_binding_dtype": lambda _: "float32",
+            "binding_is_input": lambda index: index == 0,
+            "get_binding_shape": lambda _: (-1, 3),
+        }
+    engine = Recorder(fake.calls, "engine", **names)
+    fake.module.Runtime = lambda _: Recorder(fake.calls, "runtime", deserialize_cuda_engine=lambda _: engine)
+
+
+@pytest.mark.parametrize(
+    ("version", "execute"), [("8.4", "context.execute_async_v2"), ("10", "context.execute_async_v3")]
+)
+def test_order_of_a_run(version: str, execute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(version)
+    _engine(fake)
+    calls = use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
+        runner.run({"input": np.zeros((5, 3), np.float32)})
+        order = [call for call in calls if call in ("to device", execute, "to host", "stream.synchronize")]
+        assert order == ["to device", execute, "to host", "stream.synchronize"]
+        before = calls.count("mem_alloc"), calls.count("pinned")
+        runner.run({"input": np.zeros((5, 3), np.float32)})
+        assert (calls.count("mem_alloc"), calls.count("pinned")) == before, "buffers are used again"
+    assert calls[-1] == "gpu.pop"
+
+
+def test_an_output_of_unknown_size_is_fetched_after_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake, late=True)
+    calls = use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
+        assert runner.run({"input": np.zeros((1, 3), np.float32)})["y"].shape == (2, 3)
+    assert calls.index("stream.synchronize") < calls.index("to host")
+
+
+def test_two_lanes_have_two_pictures_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake)
+    calls = use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with tr.TensorRTRunner(tmp_path / "x.engine", lanes=2) as runner:
+        assert len(list(runner.run_many([{"input": np.zeros((1, 3), np.float32)}] * 3))) == 3
+    order = [call[-4:] for call in calls if call in ("context.execute_async_v3", "stream.synchronize")]
+    assert order == ["c_v3", "c_v3", "nize", "c_v3", "nize", "nize"]
+
+
+def test_wrong_inputs_and_failures_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake, good=False)
+    use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
+        with pytest.raises(tr.EngineRunError, match=r"takes \['input'\], got \['picture'\]"):
+            runner.run({"picture": np.zeros((1, 3), np.float32)})
+        with pytest.raises(tr.EngineRunError, match=r"must be float32 \[-1, 3\], got float64 \[1, 3\]"):
+            runner.run({"input": np.zeros((1, 3))})
+        with pytest.raises(tr.EngineRunError, match="running the engine failed"):
+            runner.run({"input": np.zeros((1, 3), np.float32)})
+
+
+def test_too_little_gpu_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake)
+    use(monkeypatch, fake, full=True)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with tr.TensorRTRunner(tmp_path / "x.engine") as runner, pytest.raises(tr.EngineRunError, match="no GPU memory"):
+        runner.run({"input": np.zeros((1, 3), np.float32)})
+
+
+def test_engines_of_elsewhere_missing_and_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake)
+    use(monkeypatch, fake)
+    path = tmp_path / "x.engine"
+    with pytest.raises(tr.EngineFileError, match="there is no engine"):
+        tr.TensorRTRunner(path)
+    artifacts.make(path, {**tr.machine(), "gpu": "Other GPU"}, lambda made: made.write_bytes(b"engine") and None)
+    with pytest.raises(tr.EngineFileError, match="gpu Other GPU, and here is Fake GPU"):
+        tr.TensorRTRunner(path)
+    artifacts.make(path, {**tr.machine(), "tensorrt": "8.4"}, lambda made: made.write_bytes(b"engine") and None)
+    with pytest.raises(tr.EngineFileError, match=r"tensorrt 8\.4, and here is 10"):
+        tr.TensorRTRunner(path)
+    artifacts.make(path, tr.machine(), lambda made: made.write_bytes(b"engine") and None)
+    path.write_bytes(b"eng")
+    with pytest.raises(tr.EngineFileError, match="truncated"):
+        tr.TensorRTRunner(path)
+
+
+def test_an_engine_that_tensorrt_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    fake.module.Runtime = lambda _: Recorder(fake.calls, "runtime", deserialize_cuda_engine=lambda _: None)
+    calls = use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with pytest.raises(tr.EngineFileError, match=r"cannot open x\.engine"):
+        tr.TensorRTRunner(tmp_path / "x.engine")
+    assert calls[-1] == "gpu.pop"
+
+
+def test_plugin_library_missing_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Recorder([], "registry", load_library=lambda _: None)
+    use(monkeypatch, Fake("10", module={"get_plugin_registry": lambda: registry}))
+    with pytest.raises(tr.PluginLibraryError, match="there is no plugin library"):
+        tr.load_plugins(tmp_path / "missing.so")
+    (tmp_path / "bad.so").write_bytes(b"")
+    with pytest.raises(tr.PluginLibraryError, match="refused the plugin library"):
+        tr.load_plugins(tmp_path / "bad.so")
+    registry = Recorder([], "registry", load_library=AttributeError)  # 8.4: loaded with ctypes
+    with pytest.raises(tr.PluginLibraryError, match="cannot be loaded"):
+        tr.load_plugins(tmp_path / "bad.so")
+
+
+def test_nothing_here_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tr.importlib, "import_module", lambda name: types.ModuleType(name))
+    assert "not installed" in (tr.why_not() or "")
