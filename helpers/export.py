@@ -20,7 +20,9 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
+import sys
 import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -294,9 +296,25 @@ def _trace(
         )
 
 
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Nothing written to the process's standard error, by C++ too: onnxsim prints a line for each node that it cannot
+    fold, which is no news; what goes wrong it raises."""
+    sys.stderr.flush()
+    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+
+
 def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        simplified, equal = onnxsim.simplify(model)
+        with _silent_stderr():
+            simplified, equal = onnxsim.simplify(model)
     except Exception as error:
         raise ExportError("onnxsim failed on the exported graph", "export with simplify=False") from error
     if not equal:

@@ -227,7 +227,10 @@ def build_random_detector(name: str = "r50", seed: int = 0) -> BaseDetector:
     """The model's architecture with random weights from a seed, in evaluation mode: for tests where no checkpoint is.
 
     Plain random heads give scores that differ in the sixth digit, so that any rounding reorders them. The last layer of
-    each classifier is scaled up until scores spread over (0, 1), which makes the ranking stable across runtimes.
+    each classifier is scaled up until scores spread over (0, 1), which makes the ranking stable across runtimes. So is
+    that of the RPN's regressor, until boxes of neighbouring FPN levels overlap, but none is clipped to nothing:
+    inference drops empty boxes, mmdet's export does not, and a trained RPN does not rank them high. The mask head gets
+    a bias, by which masks are blobs: noise around 0.5 is all border, and borders move with every rounding.
     """
     state = torch.random.get_rng_state()
     try:
@@ -236,9 +239,11 @@ def build_random_detector(name: str = "r50", seed: int = 0) -> BaseDetector:
         logging.disable(logging.INFO)  # mmcv logs a paragraph for every weight
         detector.init_weights()
         with torch.no_grad():
-            for layer, gain in ((detector.rpn_head.rpn_cls, 60.0), (detector.roi_head.bbox_head.fc_cls, 60.0)):
+            rpn, box_head = detector.rpn_head, detector.roi_head.bbox_head
+            for layer, gain in ((rpn.rpn_cls, 60.0), (rpn.rpn_reg, 20.0), (box_head.fc_cls, 60.0)):
                 layer.weight.mul_(gain)
-            detector.roi_head.bbox_head.fc_cls.bias.zero_()
+            detector.roi_head.mask_head.conv_logits.bias.fill_(1.0)
+            box_head.fc_cls.bias.zero_()
     finally:
         logging.disable(logging.NOTSET)
         torch.random.set_rng_state(state)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import sys
 import types
 import unittest.mock
@@ -195,6 +196,16 @@ def _calling_line() -> str:
     return ""
 
 
+def _give_back_memory() -> None:
+    """Return freed memory to the system, where the C library can (glibc).
+
+    glibc keeps the pieces that a hundred mask-sized allocations leave behind: 3.3 of 4.0 GB after recording one run,
+    measured, which the next run would then come on top of.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def record_inference(detector: BaseDetector, tensor: npt.NDArray[np.float32], *, keep: Sequence[Key] = ()) -> Recording:
     """Run PyTorch's inference on a full input (1, 3, H, W) and record every tensor.
 
@@ -212,6 +223,7 @@ def record_inference(detector: BaseDetector, tensor: npt.NDArray[np.float32], *,
     stacked = np.stack(of_all) if of_all else np.zeros((0, *tensor.shape[2:]), bool)
     for array in (np.concatenate(boxes).astype(np.float32), labels, stacked.astype(np.float32)):
         recorder.add("result", torch.from_numpy(array))
+    _give_back_memory()
     return recorder.recording
 
 
@@ -242,6 +254,7 @@ def record_traced_code(
     ):
         outputs = detector.forward(torch.from_numpy(tensor))
     recorder.add_all("result", outputs)
+    _give_back_memory()
     return recorder.recording
 
 
@@ -339,8 +352,11 @@ def _check_input(model: onnx.ModelProto, tensor: Array) -> dict[str, Array]:
 
 def run_graph(model: onnx.ModelProto, tensor: npt.NDArray[np.float32], outputs: Sequence[str]) -> dict[str, Array]:
     """Any tensors of the graph by name, inner ones too, as ONNX Runtime computes them without its optimisations."""
-    session = open_session(extract(model, outputs), optimise=False)
-    return dict(zip(outputs, session.run(list(outputs), _check_input(model, tensor)), strict=True))
+    part = extract(model, outputs)
+    inputs = _check_input(model, tensor)
+    needed = {value.name for value in part.graph.input}  # none, for constants
+    results = open_session(part, optimise=False).run(list(outputs), {n: a for n, a in inputs.items() if n in needed})
+    return dict(zip(outputs, results, strict=True))
 
 
 def record_graph(
@@ -387,6 +403,7 @@ def record_graph(
                 alive[name] = array
             del results, session
             alive = {name: array for name, array in alive.items() if last_use.get(name, -1) >= stop}
+            _give_back_memory()
             progress.update(stop - start)
             start = stop
     return found

@@ -150,7 +150,9 @@ def search(
 ) -> SearchReport:
     """Find the first node at which ``model`` stops computing what ``detector`` computes on ``tensor`` (1, 3, H, W).
 
-    ``drop_padding`` compares the graph's outputs without the rows of score 0 that fill them up. ``recordings`` are
+    ``drop_padding`` compares the graph's outputs without the rows of score 0 that fill them up (with inference; the
+    traced code has such rows too, and may fill them with other classes of score 0: take a picture that fills all rows,
+    or expect a finding in the last TopK). ``recordings`` are
     those of an earlier report on the same detector, input and patches: searching another version of the graph then
     takes only the run of the graph.
 
