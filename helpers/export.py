@@ -1,6 +1,6 @@
 """From an mmdet detector to an ONNX file, with the origin of every node written into it.
 
-Two flavours of one network, static at 1x3x800x1216:
+Two flavours of one network, static at 1x3x800x1216 or with the batch alone dynamic (:func:`dynamic_options`):
 
 - ``standard``: opset 16, standard operators only. Runs in ONNX Runtime as it is.
 - ``mmcv``: opset 11 with ``mmcv::MMCVRoiAlign`` and ``mmcv::grid_sampler``, for runtimes that have plugins for them.
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CORRECT",
+    "DYNAMIC",
     "FLAVOURS",
     "NEEDED",
     "OUTPUT_NAMES",
@@ -56,6 +57,7 @@ __all__ = [
     "Origin",
     "UnknownFlavourError",
     "bound_meta",
+    "dynamic_options",
     "export_inputs",
     "export_onnx",
     "exported_with",
@@ -107,6 +109,28 @@ CORRECT = {
     "standard": (*NEEDED["standard"], "p07_rpn_levels_apart", "p08_roi_align_half_pixel"),
     "mmcv": (*NEEDED["mmcv"], "p07_rpn_levels_apart"),
 }
+#: The patches that keep every size but the batch a constant, applied after :data:`CORRECT` for a dynamic batch.
+DYNAMIC = (
+    "p20_constant_top_k",
+    "p21_constant_input_size",
+    "p22_decode_by_broadcasting",
+    "p23_anchors_and_candidates",
+    "p24_nms_helper_batch",
+    "p25_roi_head_batch",
+)
+
+
+def dynamic_options(flavour: str = "standard") -> dict[str, Any]:
+    """Arguments for :func:`make_onnx` and :func:`export_onnx`: only the batch axis of input and outputs is dynamic.
+
+    Give :func:`make_onnx` a ``label`` of its own beside them, such as ``"dynamic"``.
+
+    Raises:
+        UnknownFlavourError: no such flavour.
+    """
+    _flavour(flavour)
+    axes = {name: {0: "batch"} for name in ("input", *OUTPUT_NAMES)}
+    return {"applied": (*CORRECT[flavour], *DYNAMIC), "dynamic_axes": axes}
 
 
 def _flavour(name: str, opset: int | None = None) -> Flavour:
@@ -259,6 +283,9 @@ def export_onnx(
             steps.update()
         if dynamic_axes is None:
             _declare_shapes(model, input_shape, int(detector.roi_head.test_cfg.max_per_img))
+        elif _only_batch(dynamic_axes):
+            batch = next(iter(dynamic_axes["input"].values()))
+            _declare_shapes(model, (batch, *input_shape[1:]), int(detector.roi_head.test_cfg.max_per_img))
         _name_nodes(model)
         _write_origins(model, [name for name, _ in detector.named_modules() if name])
         onnx.helper.set_model_props(model, {"course.flavour": flavour, "course.patches": " ".join(names)})
@@ -322,8 +349,15 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     return simplified
 
 
-def _declare_shapes(model: onnx.ModelProto, input_shape: Sequence[int], detections: int) -> None:
-    """Write the outputs' fixed shapes: ONNX's own shape inference does not see through custom operators."""
+def _only_batch(dynamic_axes: dict[str, dict[int, str]]) -> bool:
+    return set(dynamic_axes) == {"input", *OUTPUT_NAMES} and all(list(axes) == [0] for axes in dynamic_axes.values())
+
+
+def _declare_shapes(model: onnx.ModelProto, input_shape: Sequence[int | str], detections: int) -> None:
+    """Write the outputs' shapes; a name stands for a dynamic batch.
+
+    ONNX's own shape inference does not see through custom operators.
+    """
     count, _, height, width = input_shape
     shapes = ((count, detections, 5), (count, detections), (count, detections, height, width))
     for output, shape in zip(model.graph.output, shapes, strict=True):

@@ -30,7 +30,7 @@ from helpers import models, ort_runner, parity, paths, preprocess
 from helpers import tensorrt_runner as trt
 from helpers.artifacts import write_text
 from helpers.errors import CourseError
-from helpers.export import make_onnx
+from helpers.export import dynamic_options, make_onnx
 
 BATCH = 2
 SHAPE = (3, preprocess.INPUT_HEIGHT, preprocess.INPUT_WIDTH)
@@ -78,8 +78,7 @@ def measure(runner: trt.TensorRTRunner, tensor: np.ndarray[Any, Any], repeats: i
 
 def verify(case: str, library: Path, repeats: int) -> dict[str, Any]:
     """Build, align and measure one case; its errors are part of the answer."""
-    dynamic = {"input": {0: "batch"}, **{name: {0: "batch"} for name in ("dets", "labels", "masks")}}
-    extra: dict[str, Any] = {"label": "dynamic", "dynamic_axes": dynamic} if case == "fp32-dynamic" else {}
+    extra: dict[str, Any] = {"label": "dynamic", **dynamic_options("mmcv")} if case == "fp32-dynamic" else {}
     begun = time.perf_counter()
     onnx_path = make_onnx("emoji", "mmcv", **extra)
     engine = trt.make_engine("emoji", onnx_path, options(case), label=case, plugins=library)
