@@ -152,6 +152,10 @@ def test_a_constant_above_one_in_the_batch_dimension_is_found(operator, number):
 def test_slices_to_the_end_and_other_axes_are_no_finding_and_a_graph_needs_an_input():
     assert frozen_batches(graph("Slice", [2**63 - 1])) == []
     assert frozen_batches(graph("Reshape", [-1, 3])) == []
+    other_axis = graph("Slice", [3])
+    assert len(frozen_batches(other_axis)) == 1
+    next(item for item in other_axis.graph.initializer if item.name == "zero").int64_data[:] = [1]
+    assert frozen_batches(other_axis) == []
     nothing = graph("Reshape", [3, 4])
     del nothing.graph.input[:]
     with pytest.raises(BatchCheckError, match="no input"):
