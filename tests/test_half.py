@@ -1,0 +1,138 @@
+"""Simulated half precision and the hunt for what is not finite, on graphs whose overflow is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from onnx import TensorProto, helper, numpy_helper
+
+from helpers import export
+from helpers.half import HalfPrecisionError, hunt, round_results
+from helpers.models import load_detector
+from helpers.ort_runner import open_session
+from helpers.paths import DATA
+from helpers.preprocess import prepare, read_picture
+
+
+def graph(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], output: str = "y") -> onnx.ModelProto:
+    made = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+
+
+@pytest.fixture
+def overflowing() -> onnx.ModelProto:
+    """x * 1000 overflows from 66 on; the mask of zeros then makes inf * 0; a bystander stays finite."""
+    nodes = [
+        helper.make_node("Add", ["x", "one"], ["bystander"], name="bystander"),
+        helper.make_node("Mul", ["x", "thousand"], ["far"], name="far"),
+        helper.make_node("Reshape", ["far", "shape"], ["moved"], name="moved"),
+        helper.make_node("Mul", ["moved", "mask"], ["masked"], name="masked"),
+        helper.make_node("Add", ["masked", "bystander"], ["y"], name="sum"),
+    ]
+    weights = {
+        "one": np.ones(1, np.float32),
+        "thousand": np.full(1, 1000, np.float32),
+        "mask": np.zeros(1, np.float32),
+        "shape": np.array([-1], np.int64),
+    }
+    return graph(nodes, weights)
+
+
+FEED = {"x": np.array([1, 70], np.float32)}
+
+
+def test_the_chain_leads_from_the_overflow_to_the_nan(overflowing):
+    found = hunt(overflowing, FEED)
+    assert found.first_inf is not None
+    assert found.first_inf.node == "far"
+    assert not found.first_inf.nan
+    assert found.first_nan is not None
+    assert found.first_nan.node == "masked"
+    assert [suspect.node for suspect in found.chain] == ["far", "moved", "masked"]
+    assert [suspect.node for suspect in found.suspects] == ["far", "moved", "masked", "sum"]
+    assert "4 of 5" in str(found)
+
+
+@pytest.mark.parametrize(("feed", "options"), [(65.0, {}), (70.0, {"form": "bfloat16"}), (70.0, {"form": None})])
+def test_a_finite_run_says_so(overflowing, feed, options):
+    found = hunt(overflowing, {"x": np.array([feed], np.float32)}, **options)
+    assert not found.suspects
+    assert not found.chain
+    assert str(found) == "all of the 5 float tensors are finite"
+
+
+def test_an_island_in_float32_must_hold_all_that_overflows(overflowing):
+    assert [s.node for s in hunt(overflowing, FEED, keep=["far"]).suspects] == ["moved", "masked", "sum"]
+    assert not hunt(overflowing, FEED, keep=["far", "moved"]).suspects
+
+
+def test_an_empty_tensor_is_finite(overflowing):
+    assert not hunt(overflowing, {"x": np.zeros(0, np.float32)}).suspects
+
+
+finite = st.floats(-70000, 70000, width=32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrays.arrays(np.float32, st.integers(1, 8), elements=finite), finite)
+def test_inputs_weights_and_results_are_rounded_as_numpy_rounds(x, weight):
+    model = graph([helper.make_node("Add", ["x", "w"], ["y"], name="add")], {"w": np.full(1, weight, np.float32)})
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = x.astype(np.float16).astype(np.float32) + np.float32(np.float16(weight))
+        expected = half.astype(np.float16).astype(np.float32)
+    session = open_session(round_results(model), optimise=False)
+    np.testing.assert_array_equal(session.run(["y"], {"x": x})[0], expected)
+
+
+def test_a_roi_that_is_not_finite_spoils_its_own_features_only():
+    features = np.random.default_rng(0).standard_normal((1, 2, 8, 8)).astype(np.float32)
+    rois = np.array([[0, 0, 6, 6], [1, 1, 5, 7]], np.float32)
+    attributes = {"output_height": 2, "output_width": 2, "sampling_ratio": 2, "spatial_scale": 1.0}
+    nodes = [
+        helper.make_node("Reshape", ["x", "four"], ["rois"], name="rois"),
+        helper.make_node("RoiAlign", ["features", "rois", "batch"], ["y"], name="align", **attributes),
+    ]
+    weights = {"four": np.array([-1, 4], np.int64), "features": features, "batch": np.zeros(2, np.int64)}
+    model = graph(nodes, weights)
+    plain = open_session(model).run(["y"], {"x": rois.ravel()})[0]
+    guarded = open_session(round_results(model), optimise=False)
+    np.testing.assert_allclose(guarded.run(["y"], {"x": rois.ravel()})[0], plain, atol=5e-3)
+    rois[1, 2] = np.inf
+    spoilt = guarded.run(["y"], {"x": rois.ravel()})[0]
+    np.testing.assert_allclose(spoilt[0], plain[0], atol=5e-3)
+    assert np.isnan(spoilt[1]).all()
+
+
+def test_bad_input_is_named(overflowing):
+    with pytest.raises(HalfPrecisionError, match="no node 'fra'"):
+        hunt(overflowing, FEED, keep=["fra"])
+    with pytest.raises(HalfPrecisionError, match="'int8'.*float16, bfloat16"):
+        round_results(overflowing, form="int8")
+    unknown = graph([helper.make_node("Strange", ["x"], ["z"], name="strange", domain="ours")], {}, output="x")
+    unknown.opset_import.append(helper.make_opsetid("ours", 1))
+    with pytest.raises(HalfPrecisionError, match="type of 'z', made by strange"):
+        round_results(unknown)
+
+
+@pytest.mark.slow
+def test_the_embedded_model_overflows_where_the_classes_are_moved_apart(tmp_path):
+    """79 * 1216 = 96,064 > 65,504: the box head's NMS helper moves boxes by label * size, and multiplies by a mask."""
+    model = export.load_onnx(export.export_onnx(load_detector("emoji"), tmp_path / "x.onnx"))
+    feeds = {model.graph.input[0].name: prepare(read_picture(DATA / "demo" / "crowd.jpg")).tensor}
+    found = hunt(model, feeds)
+    assert found.first_nan is not None
+    assert found.first_nan.operator == "Mul"
+    assert any("add_dummy_nms_for_onnx" in line for line in found.first_nan.where.lines)
+    assert found.chain[0] == found.first_inf
+    offsets = next(s for s in found.chain if s.operator == "Add")
+    assert any("bbox_head.py" in line for line in offsets.where.lines)
