@@ -5,7 +5,8 @@ precision flags and layer precisions (gone in 11, where types come from the grap
 before 8.5), the registry's ``load_library``, the progress monitor. Needs a GPU, TensorRT and pycuda; :func:`why_not`
 says what is missing. The tests prove the order of calls and the error paths only, against a recording fake;
 ``scripts/verify_tensorrt.py`` is the proof on a machine with a GPU and TensorRT, and until a record of it is in
-``evidence/``, nobody has seen this module run an engine.
+``evidence/``, nobody has seen this module run an engine. Names and signatures are checked against TensorRT 10.13's by
+``scripts/check_tensorrt_types.py``.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ import importlib
 import os
 import re
 import subprocess
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from tqdm.auto import tqdm
+from typing_extensions import override
 
 from helpers import artifacts, paths, plugin_graph
 from helpers.detections import Detections
@@ -33,7 +36,16 @@ from helpers.errors import CourseError
 from helpers.preprocess import NetworkInput
 
 if TYPE_CHECKING:
-    import tensorrt
+    import tensorrt as trt
+else:
+
+    class _TensorRT:
+        """``trt.X`` is TensorRT's X, looked up when it is used: this module can be imported without TensorRT."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(_trt(), name)
+
+    trt = _TensorRT()
 
 __all__ = [
     "BuildOptions",
@@ -136,16 +148,16 @@ def machine() -> dict[str, Any]:
     """TensorRT's version, the GPU's name and compute capability: an engine belongs to all three."""
     device = _cuda().Device(0)
     return {
-        "tensorrt": _trt().__version__,
+        "tensorrt": trt.__version__,
         "gpu": device.name(),
         "compute capability": ".".join(map(str, device.compute_capability())),
     }
 
 
 class _Log:
-    """TensorRT's errors and warnings, collected; ``raise_as`` turns the errors into one exception."""
+    """TensorRT's errors and warnings, collected; :meth:`words` gives the errors for an exception."""
 
-    def __init__(self, trt: Any) -> None:
+    def __init__(self) -> None:
         self.errors: list[str] = []
         self.warnings: list[str] = []
         outer = self
@@ -154,7 +166,8 @@ class _Log:
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
-            def log(self, severity: Any, msg: str) -> None:
+            @override
+            def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
                 if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                     outer.errors.append(msg)
                 elif severity == trt.ILogger.WARNING:
@@ -203,10 +216,10 @@ def load_plugins(path: Path) -> None:
     Raises:
         PluginLibraryError: the library is missing, cannot be loaded, or a creator was refused.
     """
-    trt = _trt()
+    _trt()
     if not Path(path).is_file():
         raise PluginLibraryError(f"there is no plugin library {path}", "build it: see plugins/README.md")
-    log = _Log(trt)
+    log = _Log()
     # RoiAlign is a plugin of NVIDIA's own, from 8.5 on.
     trt.init_libnvinfer_plugins(log.logger, "")
     registry = trt.get_plugin_registry()
@@ -236,30 +249,29 @@ def build_engine(
     Raises:
         TensorRTMissingError, EngineBuildError.
     """
-    trt = _trt()
-    log = _Log(trt)
-    builder: tensorrt.Builder = trt.Builder(log.logger)
+    log = _Log()
+    builder = trt.Builder(log.logger)
     flags = 0
     if hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"):
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
-    network: tensorrt.INetworkDefinition = builder.create_network(flags)
-    parser: tensorrt.OnnxParser = trt.OnnxParser(network, log.logger)
-    graph = _for_this_version(trt, onnx_path)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, log.logger)
+    graph = _for_this_version(onnx_path)
     if not parser.parse(graph):
         said = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors)) or log.words()
         raise EngineBuildError(
             f"TensorRT cannot parse {Path(onnx_path).name} and said: {said}", "load the plugins first"
         )
 
-    config: tensorrt.IBuilderConfig = builder.create_builder_config()
+    config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if hasattr(trt.BuilderFlag, "TF32"):
         config.clear_flag(trt.BuilderFlag.TF32)
-    _set_precision(trt, config, network, options)
+    _set_precision(config, network, options)
     _add_profile(builder, config, network, options, onnx_path)
     cache = _open_timing_cache(config, timing_cache)
     if hasattr(trt, "IProgressMonitor"):
-        config.progress_monitor = _progress_monitor(trt)
+        config.progress_monitor = _progress_monitor()
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise EngineBuildError(
@@ -272,7 +284,7 @@ def build_engine(
     return Path(path)
 
 
-def _for_this_version(trt: Any, onnx_path: Path) -> bytes:
+def _for_this_version(onnx_path: Path) -> bytes:
     """The graph as this version's parser wants it."""
     model = onnx.load(onnx_path)
     # Before named tensors (8.5), NonMaxSuppression is our plugin, which takes its thresholds as attributes.
@@ -281,9 +293,7 @@ def _for_this_version(trt: Any, onnx_path: Path) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _set_precision(
-    trt: Any, config: tensorrt.IBuilderConfig, network: tensorrt.INetworkDefinition, options: BuildOptions
-) -> None:
+def _set_precision(config: trt.IBuilderConfig, network: trt.INetworkDefinition, options: BuildOptions) -> None:
     if options.precision == "fp32":
         return
     if not hasattr(trt.BuilderFlag, "FP16"):
@@ -293,17 +303,17 @@ def _set_precision(
     config.set_flag(trt.BuilderFlag.FP16)
     if not options.keep_fp32:
         return
-    strict = "OBEY_PRECISION_CONSTRAINTS" if hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS") else "STRICT_TYPES"
-    config.set_flag(getattr(trt.BuilderFlag, strict))
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     kept = set(options.keep_fp32)
     unused = set(kept)
+    floats = (trt.float32, trt.float16)
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         name = _onnx_name(layer)
         if name not in kept:
             continue
         unused.discard(name)
-        outputs = [number for number in range(layer.num_outputs) if layer.get_output(number).dtype in _floats(trt)]
+        outputs = [number for number in range(layer.num_outputs) if layer.get_output(number).dtype in floats]
         # Layers of integers (shapes, indices) have no precision to set.
         if outputs:
             layer.precision = trt.float32
@@ -313,20 +323,16 @@ def _set_precision(
         raise EngineBuildError(f"no layer comes from the node {sorted(unused)[0]}", "mend BuildOptions.keep_fp32")
 
 
-def _floats(trt: Any) -> tuple[Any, ...]:
-    return trt.float32, trt.float16
-
-
-def _onnx_name(layer: Any) -> str:
+def _onnx_name(layer: trt.ILayer) -> str:
     """The ONNX node that a layer comes from: from its metadata where the version writes it, else the layer's name."""
-    found = re.search(r"\[ONNX Layer: (.+?)\]", getattr(layer, "metadata", "") or "")
-    return found[1] if found else str(layer.name)
+    found = re.search(r"\[ONNX Layer: (.+?)\]", (layer.metadata if hasattr(layer, "metadata") else "") or "")
+    return found[1] if found else layer.name
 
 
 def _add_profile(
-    builder: tensorrt.Builder,
-    config: tensorrt.IBuilderConfig,
-    network: tensorrt.INetworkDefinition,
+    builder: trt.Builder,
+    config: trt.IBuilderConfig,
+    network: trt.INetworkDefinition,
     options: BuildOptions,
     onnx_path: Path,
 ) -> None:
@@ -349,7 +355,7 @@ def _add_profile(
             )
 
 
-def _open_timing_cache(config: tensorrt.IBuilderConfig, path: Path | None) -> Any:
+def _open_timing_cache(config: trt.IBuilderConfig, path: Path | None) -> trt.ITimingCache | None:
     if path is None:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
@@ -360,19 +366,22 @@ def _open_timing_cache(config: tensorrt.IBuilderConfig, path: Path | None) -> An
     return cache
 
 
-def _progress_monitor(trt: Any) -> Any:
+def _progress_monitor() -> trt.IProgressMonitor:
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.bars: dict[str, tqdm[Any]] = {}
 
+        @override
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, leave=False)
 
+        @override
         def step_complete(self, phase_name: str, step: int) -> bool:
             self.bars[phase_name].update()
             return True
 
+        @override
         def phase_finish(self, phase_name: str) -> None:
             self.bars.pop(phase_name).close()
 
@@ -423,24 +432,25 @@ class TensorRTRunner:
     """
 
     def __init__(self, path: Path, *, lanes: int = 1) -> None:
-        self._trt, self._cuda = _trt(), _cuda()
+        _trt()
+        self._cuda = _cuda()
         self.path = Path(path)
-        if lanes > 1 and not hasattr(self._trt, "TensorIOMode"):
+        if lanes > 1 and not hasattr(trt, "TensorIOMode"):
             raise EngineRunError("this TensorRT cannot share a profile between streams", "use lanes=1")
         data = _read_engine(self.path)
         self._context = self._cuda.Device(0).retain_primary_context()
         self._context.push()
         try:
-            self._log = _Log(self._trt)
-            self._runtime = self._trt.Runtime(self._log.logger)
-            self.engine: tensorrt.ICudaEngine = self._runtime.deserialize_cuda_engine(data)
+            self._log = _Log()
+            self._runtime = trt.Runtime(self._log.logger)
+            self.engine = self._runtime.deserialize_cuda_engine(data)
             if self.engine is None:
                 raise EngineFileError(
                     f"TensorRT cannot open {self.path.name} and said: {self._log.words()}",
                     "delete it and build it here",
                 )
             kind: type[_Lane] = _NamedLane if hasattr(self.engine, "num_io_tensors") else _IndexedLane
-            self._lanes = [kind(self._trt, self._cuda, self.engine, self._log) for _ in range(lanes)]
+            self._lanes = [kind(self._cuda, self.engine, self._log) for _ in range(lanes)]
         except BaseException:
             self._context.pop()
             raise
@@ -509,8 +519,8 @@ def _read_engine(path: Path) -> bytes:
 class _Lane:
     """One execution context, its stream and its buffers, which only grow."""
 
-    def __init__(self, trt: Any, cuda: Any, engine: Any, log: _Log) -> None:
-        self.trt, self.cuda, self.engine, self.log = trt, cuda, engine, log
+    def __init__(self, cuda: Any, engine: trt.ICudaEngine, log: _Log) -> None:
+        self.cuda, self.engine, self.log = cuda, engine, log
         self.context = engine.create_execution_context()
         if self.context is None:
             raise EngineRunError(f"TensorRT made no context and said: {log.words()}", "free some GPU memory")
@@ -588,33 +598,32 @@ class _Lane:
 class _NamedLane(_Lane):
     """Tensors by name (8.5 and later); outputs of unknown size through an output allocator."""
 
-    def __init__(self, trt: Any, cuda: Any, engine: Any, log: _Log) -> None:
-        super().__init__(trt, cuda, engine, log)
-        self.named: tensorrt.ICudaEngine = engine
-        self.running: tensorrt.IExecutionContext = self.context
+    def __init__(self, cuda: Any, engine: trt.ICudaEngine, log: _Log) -> None:
+        super().__init__(cuda, engine, log)
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self.inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.outputs = [name for name in names if name not in self.inputs]
         self.types = {name: trt.nptype(engine.get_tensor_dtype(name)) for name in names}
-        self.allocators: dict[str, Any] = {}
+        # No cycle: a lane that is dropped must free its context at once, before the engine goes.
+        self.allocator = _output_allocator(weakref.proxy(self))
+        self.late_shapes: dict[str, Shape] = {}
 
     def start(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
-        shapes = {name: (self.types[name], tuple(self.named.get_tensor_shape(name))) for name in self.inputs}
+        shapes = {name: (self.types[name], tuple(self.engine.get_tensor_shape(name))) for name in self.inputs}
         self.check(inputs, shapes)
         for name, array in inputs.items():
-            self.require(self.running.set_input_shape(name, array.shape), f"setting the shape of {name}")
-            self.require(self.running.set_tensor_address(name, self.send(name, array)), f"binding {name}")
+            self.require(self.context.set_input_shape(name, array.shape), f"setting the shape of {name}")
+            self.require(self.context.set_tensor_address(name, self.send(name, array)), f"binding {name}")
         fixed = {}
         for name in self.outputs:
-            shape = tuple(self.running.get_tensor_shape(name))
+            shape = tuple(self.context.get_tensor_shape(name))
             if -1 in shape:
-                self.allocators.setdefault(name, _output_allocator(self.trt, self))
-                self.require(self.running.set_output_allocator(name, self.allocators[name]), f"binding {name}")
+                self.require(self.context.set_output_allocator(name, self.allocator), f"binding {name}")
             else:
                 size = int(np.prod(shape, dtype=np.int64)) * np.dtype(self.types[name]).itemsize
                 fixed[name] = (self.on_device(name, size), shape)
-                self.require(self.running.set_tensor_address(name, fixed[name][0]), f"binding {name}")
-        self.require(self.running.execute_async_v3(self.stream.handle), "running the engine")
+                self.require(self.context.set_tensor_address(name, fixed[name][0]), f"binding {name}")
+        self.require(self.context.execute_async_v3(self.stream.handle), "running the engine")
         for name, (address, shape) in fixed.items():
             self.fetch(name, address, shape, self.types[name])
         self.fixed = fixed
@@ -623,59 +632,80 @@ class _NamedLane(_Lane):
         self.wait()
         late = [name for name in self.outputs if name not in self.fixed]
         for name in late:
-            allocator = self.allocators[name]
-            self.fetch(name, int(self.device[name]), allocator.shapes[name], self.types[name])
+            self.fetch(name, int(self.device[name]), self.late_shapes[name], self.types[name])
         if late:
             self.wait()
         return {name: self.host[name].copy() for name in self.outputs}
 
 
-def _output_allocator(trt: Any, lane: _Lane) -> Any:
+def _output_allocator(lane: _NamedLane) -> trt.IOutputAllocator:
     class Allocator(trt.IOutputAllocator):
         def __init__(self) -> None:
             trt.IOutputAllocator.__init__(self)
-            self.shapes: dict[str, Shape] = {}
 
+        @override
         def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
             return lane.on_device(tensor_name, size)
 
         # From 10 on TensorRT calls this one; the stream needs no care, for each lane has one only.
+        @override
         def reallocate_output_async(self, tensor_name: str, memory: int, size: int, alignment: int, stream: int) -> int:
             return lane.on_device(tensor_name, size)
 
+        @override
         def notify_shape(self, tensor_name: str, shape: Iterable[int]) -> None:
-            self.shapes[tensor_name] = tuple(shape)
+            lane.late_shapes[tensor_name] = tuple(shape)
 
     return Allocator()
+
+
+class _BindingsEngine(Protocol):
+    """What an engine of 8.4 has, and one of 10 has not; from the documentation of 8.4."""
+
+    num_bindings: int
+
+    def get_binding_name(self, index: int) -> str: ...
+    def get_binding_dtype(self, index: int) -> trt.DataType: ...
+    def get_binding_shape(self, index: int) -> Iterable[int]: ...
+    def binding_is_input(self, index: int) -> bool: ...
+
+
+class _BindingsContext(Protocol):
+    """The same for an execution context."""
+
+    def set_binding_shape(self, binding: int, shape: Shape) -> bool: ...
+    def get_binding_shape(self, binding: int) -> Iterable[int]: ...
+    def execute_async_v2(self, bindings: list[int], stream_handle: int) -> bool: ...
 
 
 class _IndexedLane(_Lane):
     """Bindings by index (8.4), where every output has a fixed size."""
 
-    def __init__(self, trt: Any, cuda: Any, engine: Any, log: _Log) -> None:
-        super().__init__(trt, cuda, engine, log)
-        self.names = [engine.get_binding_name(index) for index in range(engine.num_bindings)]
-        self.types = [trt.nptype(engine.get_binding_dtype(index)) for index in range(engine.num_bindings)]
+    def __init__(self, cuda: Any, engine: trt.ICudaEngine, log: _Log) -> None:
+        super().__init__(cuda, engine, log)
+        self.bound = cast(_BindingsEngine, engine)
+        self.bound_context = cast(_BindingsContext, self.context)
+        count = self.bound.num_bindings
+        self.names = [self.bound.get_binding_name(index) for index in range(count)]
+        self.types = [trt.nptype(self.bound.get_binding_dtype(index)) for index in range(count)]
 
     def start(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
-        taken = [index for index in range(len(self.names)) if self.engine.binding_is_input(index)]
-        shapes = {
-            self.names[index]: (self.types[index], tuple(self.engine.get_binding_shape(index))) for index in taken
-        }
+        taken = [index for index in range(len(self.names)) if self.bound.binding_is_input(index)]
+        shapes = {self.names[index]: (self.types[index], tuple(self.bound.get_binding_shape(index))) for index in taken}
         self.check(inputs, shapes)
         bindings = [0] * len(self.names)
         for index in taken:
             array = inputs[self.names[index]]
             self.require(
-                self.context.set_binding_shape(index, array.shape), f"setting the shape of {self.names[index]}"
+                self.bound_context.set_binding_shape(index, array.shape), f"setting the shape of {self.names[index]}"
             )
             bindings[index] = self.send(self.names[index], array)
         outputs = [index for index in range(len(self.names)) if index not in taken]
-        shapes_of = {index: tuple(self.context.get_binding_shape(index)) for index in outputs}
+        shapes_of = {index: tuple(self.bound_context.get_binding_shape(index)) for index in outputs}
         for index, shape in shapes_of.items():
             size = int(np.prod(shape, dtype=np.int64)) * np.dtype(self.types[index]).itemsize
             bindings[index] = self.on_device(self.names[index], size)
-        good = self.context.execute_async_v2(bindings=bindings, stream_handle=self.stream.handle)
+        good = self.bound_context.execute_async_v2(bindings=bindings, stream_handle=self.stream.handle)
         self.require(good, "running the engine")
         for index, shape in shapes_of.items():
             self.fetch(self.names[index], bindings[index], shape, self.types[index])

@@ -6,7 +6,9 @@ of inference, and a pass says nothing about a GPU. scripts/verify_tensorrt.py is
 
 from __future__ import annotations
 
+import gc
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +273,22 @@ def test_an_output_of_unknown_size_is_fetched_after_the_run(tmp_path: Path, monk
     with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
         assert runner.run({"input": np.zeros((1, 3), np.float32)})["y"].shape == (2, 3)
     assert calls.index("stream.synchronize") < calls.index("to host")
+
+
+def test_a_closed_runner_frees_its_lanes_before_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake, late=True)
+    use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    gc.disable()
+    try:
+        runner = tr.TensorRTRunner(tmp_path / "x.engine")
+        runner.run({"input": np.zeros((1, 3), np.float32)})
+        lane = weakref.ref(runner._lanes[0])
+        runner.close()
+        assert lane() is None, "something still holds it: its context would outlive the engine"
+    finally:
+        gc.enable()
 
 
 def test_two_lanes_have_two_pictures_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
