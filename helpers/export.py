@@ -49,6 +49,7 @@ __all__ = [
     "CORRECT",
     "DYNAMIC",
     "FLAVOURS",
+    "HALF",
     "NEEDED",
     "OUTPUT_NAMES",
     "ExportError",
@@ -117,6 +118,15 @@ DYNAMIC = (
     "p23_anchors_and_candidates",
     "p24_nms_helper_batch",
     "p25_roi_head_batch",
+)
+#: The patches with which no tensor leaves the range of half precision, applied after :data:`CORRECT` (and after
+#: :data:`DYNAMIC`, if that is wanted too).
+HALF = (
+    "p30_nms_by_class",
+    "p31_rpn_levels_by_row",
+    "p32_select_instead_of_multiply",
+    "p33_paste_narrow_boxes",
+    "p34_roi_scale_without_area",
 )
 
 

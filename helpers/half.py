@@ -56,9 +56,10 @@ def round_results(
 ) -> onnx.ModelProto:
     """A copy of a float32 graph that rounds every float result to half precision; tensor names stay what they were.
 
-    ``keep`` names nodes whose results stay in float32 (an FP32 island). ``form`` is one of :data:`FORMATS`; ``weights``
-    says whether initializers are rounded as well. Run the result with the runtime's optimisations off: they would take
-    the pairs of Cast nodes out again.
+    ``keep`` names the nodes of FP32 islands: their results are not rounded, and they read weights, constants and the
+    graph's inputs as they are. A node outside of an island reads an island's result rounded, as a half-precision kernel
+    would. ``form`` is one of :data:`FORMATS`; ``weights`` says whether initializers are rounded as well. Run the result
+    with the runtime's optimisations off: they would take the pairs of Cast nodes out again.
 
     Raises:
         HalfPrecisionError: an unknown format, a node to keep that is not there, or a tensor of unknown type.
@@ -72,35 +73,49 @@ def round_results(
             "take the names from this graph",
         )
     floats = _float_tensors(model)
+    kept = set(keep)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
     del result.graph.value_info[:]
+    # A tensor's name for the nodes of an island and for all others, where it is not the tensor's own.
+    exact: dict[str, str] = {}
+    rounded: dict[str, str] = {}
+    read_inside = {name for node in model.graph.node if node.name in kept for name in node.input}
+    read_outside = {name for node in model.graph.node if node.name not in kept for name in node.input}
     initial = {tensor.name for tensor in model.graph.initializer}
-    renamed = {}
     for value in model.graph.input:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in initial:
-            renamed[value.name] = f"{value.name}/rounded"
-            result.graph.node.extend(_pair(value.name, renamed[value.name], form))
+            rounded[value.name] = f"{value.name}/rounded"
+            result.graph.node.extend(_pair(value.name, rounded[value.name], form))
     if weights:
-        for tensor in result.graph.initializer:
-            if tensor.data_type == TensorProto.FLOAT:
-                tensor.CopyFrom(_rounded_weight(tensor, form))
-    kept = set(keep)
+        for tensor in [tensor for tensor in result.graph.initializer if tensor.data_type == TensorProto.FLOAT]:
+            if tensor.name in read_inside:
+                exact[tensor.name] = f"{tensor.name}/exact"
+                copy_of_weight = result.graph.initializer.add()
+                copy_of_weight.CopyFrom(tensor)
+                copy_of_weight.name = exact[tensor.name]
+            tensor.CopyFrom(_rounded_weight(tensor, form))
     for node in model.graph.node:
         copy = result.graph.node.add()
         copy.CopyFrom(node)
-        copy.input[:] = [renamed.get(name, name) for name in node.input]
+        names = exact if node.name in kept else rounded
+        copy.input[:] = [names.get(name, name) for name in node.input]
         if node.op_type == "RoiAlign" and not node.domain:
             result.graph.node.pop()
             result.graph.node.extend(_tolerant_roi_align(copy))
             copy = result.graph.node[-1]
-        if node.name in kept:
-            continue
         for i, name in enumerate(node.output):
-            if name in floats:
+            if name not in floats:
+                continue
+            if node.name not in kept:
                 copy.output[i] = f"{name}/exact"
                 result.graph.node.extend(_pair(f"{name}/exact", name, form))
+                if node.op_type == "Constant":
+                    exact[name] = f"{name}/exact"
+            elif name in read_outside:
+                rounded[name] = f"{name}/rounded"
+                result.graph.node.extend(_pair(name, rounded[name], form))
     return result
 
 
@@ -198,8 +213,9 @@ def hunt(
 ) -> Hunt:
     """Run the graph with rounded results and find where inf and NaN come from; ``form=None`` hunts in float32.
 
-    Each float tensor is watched by two scalars computed in the graph, so that no tensor leaves it. An infinity that the
-    weights hold (a constant mask) is no result and not reported.
+    Each float tensor is watched by two scalars computed in the graph, so that no tensor leaves it. A result of an
+    island counts as its readers outside get it, rounded. An infinity that the weights hold (a constant mask) is no
+    result and not reported.
 
     Raises:
         HalfPrecisionError: as :func:`round_results`.
@@ -210,6 +226,7 @@ def hunt(
     if not form:
         watched_model.CopyFrom(model)
     watched = [(node, name) for node in model.graph.node for name in node.output if name in floats]
+    made = {name for node in watched_model.graph.node for name in node.output}
     # A byte a value keeps the flags of a hundred masks small; ReduceMax takes bytes from opset 12 on.
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     flag = TensorProto.UINT8 if opset >= 12 else TensorProto.INT32
@@ -217,9 +234,11 @@ def hunt(
     for _, name in watched:
         for test in ("IsInf", "IsNaN"):
             scalar = f"{name}{_SCALAR}/{test}"
+            # What leaves an island may overflow on its border only.
+            seen = f"{name}/rounded" if f"{name}/rounded" in made else name
             watched_model.graph.node.extend(
                 [
-                    helper.make_node(test, [name], [f"{scalar}/bool"], name=f"{scalar}/bool"),
+                    helper.make_node(test, [seen], [f"{scalar}/bool"], name=f"{scalar}/bool"),
                     helper.make_node("Cast", [f"{scalar}/bool"], [f"{scalar}/number"], to=flag),
                     # Over a vector with one zero in front: the maximum of an empty tensor is an error.
                     helper.make_node("Reshape", [f"{scalar}/number", f"{_SCALAR}/flat"], [f"{scalar}/flat"]),

@@ -72,8 +72,37 @@ def test_a_finite_run_says_so(overflowing, feed, options):
 
 
 def test_an_island_in_float32_must_hold_all_that_overflows(overflowing):
-    assert [s.node for s in hunt(overflowing, FEED, keep=["far"]).suspects] == ["moved", "masked", "sum"]
-    assert not hunt(overflowing, FEED, keep=["far", "moved"]).suspects
+    assert [s.node for s in hunt(overflowing, FEED, keep=["far"]).suspects] == ["far", "moved", "masked", "sum"]
+    # Finite inside, infinite for the reader outside.
+    left = hunt(overflowing, FEED, keep=["far", "moved"])
+    assert [s.node for s in left.chain] == ["moved", "masked"]
+    assert not hunt(overflowing, FEED, keep=["far", "moved", "masked"]).suspects
+
+
+def test_an_island_computes_in_float32_and_its_readers_outside_round():
+    nodes = [
+        helper.make_node("Constant", [], ["tenth"], name="tenth", value=numpy_helper.from_array(np.float32(0.1))),
+        helper.make_node("Mul", ["x", "third"], ["a"], name="a"),
+        helper.make_node("Mul", ["a", "tenth"], ["b"], name="b"),
+        helper.make_node("Sub", ["b", "third"], ["y"], name="y"),
+    ]
+    third = np.full(1, 1 / 3, np.float32)
+    x = np.array([1.0001, 3.3], np.float32)
+
+    def half(array: np.ndarray) -> np.ndarray:
+        return np.asarray(array, np.float32).astype(np.float16).astype(np.float32)
+
+    def run(keep: list[str]) -> np.ndarray:
+        session = open_session(round_results(graph(nodes, {"third": third}), keep=keep), optimise=False)
+        return session.run(["y"], {"x": x})[0]
+
+    inside = x * third * np.float32(0.1)
+    np.testing.assert_array_equal(run(["a", "b"]), half(half(inside) - half(third)))
+    np.testing.assert_array_equal(run(["a", "b", "y"]), inside - third)
+    np.testing.assert_array_equal(run(["a"]), half(half(half(x * third) * half(0.1)) - half(third)))
+    rounded = half(half(half(half(x) * half(third)) * half(0.1)) - half(third))
+    np.testing.assert_array_equal(run([]), rounded)
+    assert (rounded != inside - third).all()
 
 
 def test_an_empty_tensor_is_finite(overflowing):
