@@ -15,6 +15,7 @@ import onnxruntime as ort
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
 
+from helpers import plugin_library
 from helpers.detections import Detections
 from helpers.errors import CourseError
 from helpers.export import OUTPUT_NAMES, load_onnx
@@ -34,11 +35,13 @@ class OnnxRunner:
     of the graph as it is. threads: 0 leaves the number to ONNX Runtime.
 
     Of the domain ``mmcv``, RoIAlign is computed in Python by mmcv's own function, through onnxruntime-extensions, whose
-    operators live in the domain ``ai.onnx.contrib``; grid_sampler by ONNX Runtime's operator of the same arithmetic.
-    The nodes are renamed in the copy that is run.
+    operators live in the domain ``ai.onnx.contrib``; grid_sampler by ONNX Runtime's operator of the same arithmetic;
+    MultiLevelRoIAlign (:func:`helpers.plugin_graph.one_roi_align_per_head`) by our own host library. The nodes are
+    renamed in the copy that is run.
 
     Raises:
         helpers.export.OnnxFileError: the file is missing or truncated.
+        helpers.plugin_library.PluginBuildError: the graph has MultiLevelRoIAlign, and there is no C++ compiler.
         RunnerError: ONNX Runtime refuses the graph.
     """
 
@@ -107,6 +110,7 @@ def open_session(
 
     Raises:
         RunnerError: ONNX Runtime refuses the graph.
+        helpers.plugin_library.PluginBuildError: as for :class:`OnnxRunner`.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -114,6 +118,9 @@ def open_session(
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if any(node.domain == "mmcv" for node in graph.graph.node):
+        if any(node.op_type == "MultiLevelRoIAlign" for node in graph.graph.node):
+            # Here, where its error can be raised: from within ONNX Runtime it would end the process.
+            plugin_library.build_host_library()
         options.register_custom_ops_library(_python_operators())
         graph = _runnable(graph)
     try:
@@ -158,11 +165,30 @@ def _runnable(model: onnx.ModelProto) -> onnx.ModelProto:
                     onnx.helper.make_attribute("align_corners", settings["align_corners"]),
                 )
             )
+        elif node.domain == "mmcv" and node.op_type == "MultiLevelRoIAlign":
+            _fit_multi_level_roi_align(node)
         elif node.domain == "mmcv":
             node.domain = "ai.onnx.contrib"
     domains = ("ai.onnx.contrib", "com.microsoft")
     renamed.opset_import.extend(onnx.helper.make_opsetid(domain, 1) for domain in domains)
     return renamed
+
+
+def _fit_multi_level_roi_align(node: onnx.NodeProto) -> None:
+    """onnxruntime-extensions has neither a variable number of inputs nor lists as attributes: the operator's name tells
+    the number of levels, and the strides become text.
+
+    An operator in Python that raises an error ends the whole process, so what can be checked is checked here.
+    """
+    strides = next((attribute for attribute in node.attribute if attribute.name == "strides"), None)
+    levels, given = len(node.input) - 1, 0 if strides is None else len(strides.floats)
+    if strides is None or levels != given or not 1 <= levels <= plugin_library.MAX_LEVELS:
+        raise RunnerError(
+            f"the MultiLevelRoIAlign {node.name or node.output[0]} has {levels} feature maps and {given} strides",
+            f"give it one stride for each of 1 to {plugin_library.MAX_LEVELS} feature maps",
+        )
+    node.op_type, node.domain = f"MultiLevelRoIAlign{levels}", "ai.onnx.contrib"
+    strides.CopyFrom(onnx.helper.make_attribute("strides", " ".join(map(repr, strides.floats))))
 
 
 # torch's enumerations (aten/src/ATen/native/GridSamplerUtils.h), which mmcv's attributes repeat.
@@ -193,15 +219,46 @@ def _python_operators() -> str:
     def roi_align(features: Any, rois: Any, **attributes: Any) -> Any:
         from mmcv.ops import roi_align as mmcv_roi_align
 
-        mode = attributes["mode"]
         return mmcv_roi_align(
             torch.from_numpy(np.asarray(features)),
             torch.from_numpy(np.asarray(rois)),
             (int(attributes["output_height"]), int(attributes["output_width"])),
             float(attributes["spatial_scale"]),
             int(attributes["sampling_ratio"]),
-            mode.decode() if isinstance(mode, bytes) else str(mode),
+            _text(attributes["mode"]),
             bool(attributes["aligned"]),
         ).numpy()
 
+    def multi_level_roi_align(rois: Any, *features: Any, **attributes: Any) -> Any:
+        return plugin_library.multi_level_roi_align(
+            [np.asarray(level) for level in features],
+            np.asarray(rois),
+            (int(attributes["output_height"]), int(attributes["output_width"])),
+            [float(stride) for stride in _text(attributes["strides"]).split()],
+            finest_scale=float(attributes["finest_scale"]),
+            sampling_ratio=int(attributes["sampling_ratio"]),
+            mode="max" if _text(attributes["mode"]) == "max" else "avg",
+            aligned=bool(attributes["aligned"]),
+        )
+
+    for levels in range(1, plugin_library.MAX_LEVELS + 1):
+        onnx_op(
+            op_type=f"MultiLevelRoIAlign{levels}",
+            inputs=[floating] * (1 + levels),
+            outputs=[floating],
+            attrs={
+                "output_height": integer,
+                "output_width": integer,
+                "strides": text,
+                "finest_scale": floating,
+                "sampling_ratio": integer,
+                "mode": text,
+                "aligned": integer,
+            },
+        )(multi_level_roi_align)
+
     return str(get_library_path())
+
+
+def _text(attribute: bytes | str) -> str:
+    return attribute.decode() if isinstance(attribute, bytes) else attribute

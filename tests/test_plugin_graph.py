@@ -19,7 +19,8 @@ import patches
 from helpers import paths, plugin_graph, plugin_library
 from helpers.export import CORRECT, make_onnx, quiet_exporter
 from helpers.models import build_random_detector
-from helpers.ort_runner import OnnxRunner
+from helpers.ort_runner import OnnxRunner, RunnerError, open_session
+from helpers.parity import compare
 from helpers.plugin_graph import GraphPatternError, one_roi_align_per_head, thresholds_to_attributes
 from helpers.preprocess import prepare
 
@@ -111,6 +112,85 @@ def test_one_launch_computes_what_the_four_fold_graph_computes(heads, four_fold,
     for name, expected in wanted.items():
         assert np.abs(expected).max() > 0.1
         np.testing.assert_allclose(ours[name], expected, rtol=1e-4, atol=3e-5)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_onnx_runtime_runs_the_rewritten_graph(heads, four_fold, seed):
+    inputs = dict(zip(["rois", "p2", "p3", "p4", "p5"], random_inputs(seed), strict=True))
+    found = open_session(one_roi_align_per_head(heads), threads=1).run(["box", "mask"], inputs)
+    by_mmcv = open_session(heads, threads=1).run(["box", "mask"], inputs)
+    for ours, mmcv, expected in zip(found, by_mmcv, four_fold.run(["box", "mask"], inputs), strict=True):
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=3e-5)
+        np.testing.assert_allclose(ours, mmcv, rtol=1e-4, atol=3e-5)
+
+
+def multi_level(levels: int, strides: list[float]) -> onnx.ModelProto:
+    """One MultiLevelRoIAlign with no option at its default."""
+    names = ["rois", *(f"p{level}" for level in range(levels))]
+    node = helper.make_node(
+        "MultiLevelRoIAlign", names, ["y"], name="the_align", domain="mmcv", strides=strides, finest_scale=11.0,
+        output_height=3, output_width=5, sampling_ratio=2, mode="max", aligned=0,
+    )  # fmt: skip
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    output = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    opsets = [helper.make_opsetid("", 16), helper.make_opsetid("mmcv", 1)]
+    return helper.make_model(helper.make_graph([node], "g", inputs, output), opset_imports=opsets, ir_version=10)
+
+
+@pytest.mark.parametrize("levels", range(1, plugin_library.MAX_LEVELS + 1))
+def test_onnx_runtime_passes_on_every_level_and_option(levels):
+    rng = np.random.default_rng(levels)
+    strides = [1.3 * 2.0**level for level in range(levels)]
+    maps = [rng.normal(size=(2, 2, 40 - 3 * level, 50 - level)).astype(np.float32) for level in range(levels)]
+    side = 8 * 2.0 ** rng.uniform(0, levels + 1, (40, 2))
+    corner = rng.uniform(-5, 40, (40, 2))
+    rois = np.concatenate([rng.integers(0, 2, (40, 1)), corner, corner + side], 1).astype(np.float32)
+    inputs = {"rois": rois} | {f"p{level}": array for level, array in enumerate(maps)}
+    found = open_session(multi_level(levels, strides), threads=1).run(None, inputs)[0]
+    expected = plugin_library.multi_level_roi_align(
+        maps, rois, (3, 5), strides, finest_scale=11, sampling_ratio=2, mode="max", aligned=False
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    for left_out in range(levels):  # every map has a part in it
+        other = [0 * array if level == left_out else array for level, array in enumerate(maps)]
+        assert not np.array_equal(
+            expected, plugin_library.multi_level_roi_align(other, rois, (3, 5), strides, finest_scale=11,
+            sampling_ratio=2, mode="max", aligned=False)
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("levels", "strides"), [(0, 1), (2, 1), (9, 9)])
+def test_levels_that_do_not_fit_are_refused_before_the_run(levels, strides):
+    words = f"the_align has {levels} feature maps and {strides} strides: give it one stride for each of 1 to 8"
+    with pytest.raises(RunnerError, match=words):
+        open_session(multi_level(levels, [4.0] * strides))
+
+
+def test_without_a_compiler_the_error_comes_before_the_run(heads, monkeypatch):
+    monkeypatch.setattr(plugin_library, "find_cxx", lambda: None)
+    with pytest.raises(plugin_library.PluginBuildError, match="no C\\+\\+ compiler was found"):
+        open_session(one_roi_align_per_head(heads))
+    open_session(heads)  # which needs none
+
+
+def test_each_operator_is_registered_once(heads):
+    from onnxruntime_extensions import _ocos
+
+    for model in (heads, one_roi_align_per_head(heads), multi_level(1, [4.0]), multi_level(8, [4.0] * 8)):
+        open_session(model)
+    names = [definition.op_type for definition in _ocos.Opdef._odlist.values()]
+    ours = ["MMCVRoiAlign", *(f"MultiLevelRoIAlign{levels}" for levels in range(1, 9))]
+    assert [names.count(name) for name in ours] == [1] * 9
+
+
+@pytest.mark.slow
+def test_the_rewritten_emoji_model_detects_the_same(exported):
+    """The whole model on a demo picture in ONNX Runtime, with eight RoIAligns and with two."""
+    prepared = prepare(cv2.imread(str(paths.DATA / "demo" / "crowd.jpg")))
+    found = OnnxRunner(one_roi_align_per_head(exported), threads=2).detect_prepared(prepared)
+    assert len(found.scores) > 10
+    compare(OnnxRunner(exported, threads=2).detect_prepared(prepared), found).require()
 
 
 def test_eight_roi_aligns_become_two(heads):
