@@ -24,11 +24,23 @@ from helpers.errors import CourseError
 from helpers.export import Origin, origin
 from helpers.ort_runner import open_session
 
-__all__ = ["FORMATS", "HalfPrecisionError", "Hunt", "Suspect", "hunt", "round_results"]
+__all__ = [
+    "FORMATS",
+    "FP32_ONLY",
+    "HalfPrecisionError",
+    "Hunt",
+    "Suspect",
+    "float_tensors",
+    "hunt",
+    "require_nodes",
+    "round_results",
+]
 
 Array = npt.NDArray[Any]
 #: The rounding formats by name.
 FORMATS = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+#: Operators whose float inputs ONNX allows in float32 alone: they read an island's results as they are.
+FP32_ONLY = frozenset({"NonMaxSuppression"})
 _SCALAR = "/non_finite"
 
 
@@ -36,19 +48,54 @@ class HalfPrecisionError(CourseError):
     """The graph, the nodes to keep, or the format cannot be simulated in half precision."""
 
 
-def _float_tensors(model: onnx.ModelProto) -> set[str]:
-    """Names of the float32 results of nodes."""
-    inferred = shape_inference.infer_shapes(model, data_prop=True)
-    values = (*inferred.graph.value_info, *inferred.graph.output)
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
+def float_tensors(model: onnx.ModelProto) -> set[str]:
+    """Names of the float32 results of nodes, by ONNX's type inference. Operators of other domains, which it does not
+    know, are taken to make what their first input is.
+
+    Raises:
+        HalfPrecisionError: the type of a result cannot be inferred, or a result has no name.
+    """
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    while True:
+        inferred = shape_inference.infer_shapes(typed, data_prop=True)
+        values = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        unknown = [node for node in model.graph.node if any(name and not types.get(name) for name in node.output)]
+        # Nodes are in topological order: behind the first unknown one, types may be missing because of it.
+        foreign = [
+            node for node in unknown if node.domain not in ("", "ai.onnx") and node.input and types.get(node.input[0])
+        ]
+        if not foreign:
+            break
+        for node in foreign:
+            for name in node.output:
+                typed.graph.value_info.append(helper.make_tensor_value_info(name, types[node.input[0]], None))
     for node in model.graph.node:
-        for name in node.output:
-            if name and not types.get(name):
-                raise HalfPrecisionError(
-                    f"the type of {name!r}, made by {node.name or node.op_type}, cannot be inferred",
-                    "take the standard flavour, or add the tensor to the graph's value_info",
-                )
-    return {name for name, kind in types.items() if kind == TensorProto.FLOAT}
+        if not any(node.output):
+            raise HalfPrecisionError(
+                f"the result of {node.name or node.op_type} has no name", "export the graph with named tensors"
+            )
+    if unknown:
+        node = unknown[0]
+        name = next(name for name in node.output if name and not types.get(name))
+        raise HalfPrecisionError(
+            f"the type of {name!r}, made by {node.name or node.op_type}, cannot be inferred",
+            "add the tensor with its type to the graph's value_info",
+        )
+    made = {name for node in model.graph.node for name in node.output}
+    return {name for name, kind in types.items() if kind == TensorProto.FLOAT and name in made}
+
+
+def require_nodes(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Check that nodes of these names are in the graph. Raises :class:`HalfPrecisionError` naming the first missing."""
+    missing = set(names) - {node.name for node in model.graph.node}
+    if missing:
+        raise HalfPrecisionError(
+            f"the graph has no node {sorted(missing)[0]!r} ({len(missing)} of {len(set(names))} to keep are missing)",
+            "take the names from this graph",
+        )
 
 
 def round_results(
@@ -58,22 +105,18 @@ def round_results(
 
     ``keep`` names the nodes of FP32 islands: their results are not rounded, and they read weights, constants and the
     graph's inputs as they are. A node outside of an island reads an island's result rounded, as a half-precision kernel
-    would. ``form`` is one of :data:`FORMATS`; ``weights`` says whether initializers are rounded as well. Run the result
-    with the runtime's optimisations off: they would take the pairs of Cast nodes out again.
+    would; operators of :data:`FP32_ONLY` read it as it is. ``form`` is one of :data:`FORMATS`; ``weights`` says whether
+    initializers are rounded as well. Run the result with the runtime's optimisations off: they would take the pairs of
+    Cast nodes out again.
 
     Raises:
         HalfPrecisionError: an unknown format, a node to keep that is not there, or a tensor of unknown type.
     """
     if form not in FORMATS:
         raise HalfPrecisionError(f"there is no half-precision format {form!r}", f"use one of: {', '.join(FORMATS)}")
-    missing = set(keep) - {node.name for node in model.graph.node}
-    if missing:
-        raise HalfPrecisionError(
-            f"the graph has no node {sorted(missing)[0]!r} ({len(missing)} of {len(set(keep))} to keep are missing)",
-            "take the names from this graph",
-        )
-    floats = _float_tensors(model)
-    kept = set(keep)
+    require_nodes(model, keep)
+    floats = float_tensors(model)
+    inside = [node.name in set(keep) or node.op_type in FP32_ONLY for node in model.graph.node]
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
@@ -81,8 +124,10 @@ def round_results(
     # A tensor's name for the nodes of an island and for all others, where it is not the tensor's own.
     exact: dict[str, str] = {}
     rounded: dict[str, str] = {}
-    read_inside = {name for node in model.graph.node if node.name in kept for name in node.input}
-    read_outside = {name for node in model.graph.node if node.name not in kept for name in node.input}
+    read_inside = {name for node, kept in zip(model.graph.node, inside, strict=True) if kept for name in node.input}
+    read_outside = {
+        name for node, kept in zip(model.graph.node, inside, strict=True) if not kept for name in node.input
+    }
     initial = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in initial:
@@ -96,10 +141,10 @@ def round_results(
                 copy_of_weight.CopyFrom(tensor)
                 copy_of_weight.name = exact[tensor.name]
             tensor.CopyFrom(_rounded_weight(tensor, form))
-    for node in model.graph.node:
+    for node, kept in zip(model.graph.node, inside, strict=True):
         copy = result.graph.node.add()
         copy.CopyFrom(node)
-        names = exact if node.name in kept else rounded
+        names = exact if kept else rounded
         copy.input[:] = [names.get(name, name) for name in node.input]
         if node.op_type == "RoiAlign" and not node.domain:
             result.graph.node.pop()
@@ -108,7 +153,7 @@ def round_results(
         for i, name in enumerate(node.output):
             if name not in floats:
                 continue
-            if node.name not in kept:
+            if not kept:
                 copy.output[i] = f"{name}/exact"
                 result.graph.node.extend(_pair(f"{name}/exact", name, form))
                 if node.op_type == "Constant":
@@ -221,7 +266,7 @@ def hunt(
         HalfPrecisionError: as :func:`round_results`.
         helpers.ort_runner.RunnerError: ONNX Runtime refuses the graph.
     """
-    floats = _float_tensors(model)
+    floats = float_tensors(model)
     watched_model = round_results(model, keep=keep, form=form) if form else onnx.ModelProto()
     if not form:
         watched_model.CopyFrom(model)

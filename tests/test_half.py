@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper, numpy_helper
 
 from helpers import export
-from helpers.half import HalfPrecisionError, hunt, round_results
+from helpers.half import HalfPrecisionError, float_tensors, hunt, round_results
 from helpers.models import load_detector
 from helpers.ort_runner import open_session
 from helpers.paths import DATA
@@ -147,10 +147,51 @@ def test_bad_input_is_named(overflowing):
         hunt(overflowing, FEED, keep=["fra"])
     with pytest.raises(HalfPrecisionError, match="'int8'.*float16, bfloat16"):
         round_results(overflowing, form="int8")
-    unknown = graph([helper.make_node("Strange", ["x"], ["z"], name="strange", domain="ours")], {}, output="x")
+    unknown = graph([helper.make_node("Strange", [], ["z"], name="strange", domain="ours")], {}, output="x")
     unknown.opset_import.append(helper.make_opsetid("ours", 1))
     with pytest.raises(HalfPrecisionError, match="type of 'z', made by strange"):
         round_results(unknown)
+    nameless = graph([helper.make_node("Relu", ["x"], [""], name="lost")], {}, output="x")
+    with pytest.raises(HalfPrecisionError, match="result of lost has no name"):
+        hunt(nameless, FEED)
+
+
+def test_operators_of_other_domains_make_what_they_read(overflowing):
+    model = graph(
+        [
+            helper.make_node("Strange", ["x", "w"], ["a"], name="a", domain="ours"),
+            helper.make_node("Mul", ["a", "a"], ["b"], name="b"),
+            helper.make_node("Strange", ["b"], ["c"], name="c", domain="ours"),
+            helper.make_node("Shape", ["c"], ["shape"], name="shape"),
+            helper.make_node("Relu", ["c"], ["y"], name="y"),
+        ],
+        {"w": np.ones(1, np.float32)},
+    )
+    model.opset_import.append(helper.make_opsetid("ours", 1))
+    assert float_tensors(model) == {"a", "b", "c", "y"}
+
+
+def test_nms_reads_what_an_island_computes():
+    """Two boxes far away that overlap by 0.64: in half precision they are one box."""
+    nodes = [
+        helper.make_node("Add", ["x", "offset"], ["boxes"], name="moved"),
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most", "overlap"], ["picked"], name="nms"),
+        helper.make_node("Cast", ["picked"], ["y"], name="count", to=TensorProto.FLOAT),
+    ]
+    weights = {
+        "offset": np.full(1, 40000, np.float32),
+        "scores": np.array([[[0.9, 0.8]]], np.float32),
+        "most": np.array([9], np.int64),
+        "overlap": np.array([0.7], np.float32),
+    }
+    model = graph(nodes, weights)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 4]))
+    feed = {"x": np.array([[[0, 0, 40, 40], [12, 0, 44, 40]]], np.float32)}
+    found = {}
+    for keep in ((), ("moved",)):
+        session = open_session(round_results(model, keep=keep), optimise=False)
+        found[keep] = len(session.run(["y"], feed)[0])
+    assert found == {(): 1, ("moved",): 2}
 
 
 @pytest.mark.slow
