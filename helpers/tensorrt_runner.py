@@ -11,6 +11,7 @@ says what is missing. The tests prove the order of calls and the error paths onl
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib
@@ -19,7 +20,7 @@ import re
 import subprocess
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -269,6 +270,9 @@ def build_engine(
         config.clear_flag(trt.BuilderFlag.TF32)
     _set_precision(config, network, options)
     _add_profile(builder, config, network, options, onnx_path)
+    # Several contexts on one profile are an option in 8.6, and the rule from 10 on.
+    if hasattr(trt, "PreviewFeature") and hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"):
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     cache = _open_timing_cache(config, timing_cache)
     if hasattr(trt, "IProgressMonitor"):
         config.progress_monitor = _progress_monitor()
@@ -425,6 +429,7 @@ def make_engine(
 
 class TensorRTRunner:
     """One engine, ready to run; a context manager. ``lanes`` pictures can be in flight, each on a stream of its own.
+    ``engine_ms``: milliseconds that the engine alone took on the GPU, without the copies, for the result given last.
 
     Raises:
         TensorRTMissingError: no TensorRT, pycuda or GPU.
@@ -438,6 +443,7 @@ class TensorRTRunner:
         if lanes > 1 and not hasattr(trt, "TensorIOMode"):
             raise EngineRunError("this TensorRT cannot share a profile between streams", "use lanes=1")
         data = _read_engine(self.path)
+        self.engine_ms: float | None = None
         self._context = self._cuda.Device(0).retain_primary_context()
         self._context.push()
         try:
@@ -469,34 +475,62 @@ class TensorRTRunner:
             self._context.pop()
             self._context = None
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]], *, copy: bool = True) -> Arrays:
         """Run once. Arrays of the names, types and shapes that the engine takes; returns every output by name.
+
+        ``copy`` as for :meth:`run_many`.
 
         Raises:
             EngineRunError: a wrong input, too little GPU memory, or TensorRT failed.
         """
-        return next(iter(self.run_many([inputs])))
+        return next(iter(self.run_many([inputs], copy=copy)))
 
-    def run_many(self, batches: Iterable[Mapping[str, npt.NDArray[Any]]]) -> Iterator[Arrays]:
-        """Run each, up to ``lanes`` at a time; results in the order of the inputs. Errors as for :meth:`run`."""
+    def run_many(self, batches: Iterable[Mapping[str, npt.NDArray[Any]]], *, copy: bool = True) -> Iterator[Arrays]:
+        """Run each, up to ``lanes`` at a time; results in the order of the inputs. Errors as for :meth:`run`.
+
+        ``copy`` False gives the runner's own pinned memory: it holds until the next result is asked for. (The masks of
+        one picture are 389 MB, whose copy takes longer than many an engine.)
+        """
         waiting: deque[_Lane] = deque()
         free = deque(self._lanes)
-        for inputs in batches:
-            if not free:
-                lane = waiting.popleft()
-                yield lane.finish()
-                free.append(lane)
-            lane = free.popleft()
-            lane.start(inputs)
-            waiting.append(lane)
-        while waiting:
-            yield waiting.popleft().finish()
+        try:
+            for inputs in batches:
+                if not free:
+                    lane = waiting.popleft()
+                    yield self._result(lane, copy)
+                    free.append(lane)
+                lane = free.popleft()
+                waiting.append(lane)
+                lane.start(inputs)
+            while waiting:
+                yield self._result(waiting.popleft(), copy)
+        finally:
+            # After an error: nothing may still write into buffers that the next run uses.
+            for lane in waiting:
+                with contextlib.suppress(EngineRunError):
+                    lane.wait()
+
+    def _result(self, lane: _Lane, copy: bool) -> Arrays:
+        outputs = lane.finish()
+        self.engine_ms = lane.engine_ms()
+        return {name: array.copy() for name, array in outputs.items()} if copy else outputs
 
     def detect_prepared(self, prepared: NetworkInput) -> Detections:
         """Detections of one prepared picture, in pixels of the network's input, without the padding."""
-        raw = self.run({"input": prepared.tensor})
-        height, width = prepared.resized_shape
-        return Detections.from_raw(raw["dets"][0], raw["labels"][0], raw["masks"][0, :, :height, :width])
+        return next(iter(self.detect_many([[prepared]])))[0]
+
+    def detect_many(self, batches: Sequence[Sequence[NetworkInput]]) -> Iterator[list[Detections]]:
+        """For each batch, the detections of its pictures as :meth:`detect_prepared` gives them, one batch a run, up to
+        ``lanes`` batches in flight. Errors as for :meth:`run`.
+        """
+        inputs = ({"input": np.concatenate([picture.tensor for picture in batch])} for batch in batches)
+        for batch, raw in zip(batches, self.run_many(inputs, copy=False), strict=True):
+            found = []
+            for index, picture in enumerate(batch):
+                height, width = picture.resized_shape
+                masks = raw["masks"][index, :, :height, :width]
+                found.append(Detections.from_raw(raw["dets"][index], raw["labels"][index], masks))
+            yield found
 
 
 def _read_engine(path: Path) -> bytes:
@@ -525,6 +559,7 @@ class _Lane:
         if self.context is None:
             raise EngineRunError(f"TensorRT made no context and said: {log.words()}", "free some GPU memory")
         self.stream = cuda.Stream()
+        self.begun, self.ended = cuda.Event(), cuda.Event()
         self.device: dict[str, Any] = {}
         self.device_bytes: dict[str, int] = {}
         self.host: dict[str, npt.NDArray[Any]] = {}
@@ -533,7 +568,17 @@ class _Lane:
         raise NotImplementedError
 
     def finish(self) -> Arrays:
+        """Wait; every output by name, in memory that the next :meth:`start` writes to."""
         raise NotImplementedError
+
+    def execute(self, run: Callable[[], bool]) -> None:
+        self.begun.record(self.stream)
+        good = run()
+        self.ended.record(self.stream)
+        self.require(good, "running the engine")
+
+    def engine_ms(self) -> float:
+        return float(self.ended.time_since(self.begun))
 
     def on_device(self, name: str, size: int) -> int:
         if self.device_bytes.get(name, -1) < size:
@@ -623,7 +668,7 @@ class _NamedLane(_Lane):
                 size = int(np.prod(shape, dtype=np.int64)) * np.dtype(self.types[name]).itemsize
                 fixed[name] = (self.on_device(name, size), shape)
                 self.require(self.context.set_tensor_address(name, fixed[name][0]), f"binding {name}")
-        self.require(self.context.execute_async_v3(self.stream.handle), "running the engine")
+        self.execute(lambda: self.context.execute_async_v3(self.stream.handle))
         for name, (address, shape) in fixed.items():
             self.fetch(name, address, shape, self.types[name])
         self.fixed = fixed
@@ -635,7 +680,7 @@ class _NamedLane(_Lane):
             self.fetch(name, int(self.device[name]), self.late_shapes[name], self.types[name])
         if late:
             self.wait()
-        return {name: self.host[name].copy() for name in self.outputs}
+        return {name: self.host[name] for name in self.outputs}
 
 
 def _output_allocator(lane: _NamedLane) -> trt.IOutputAllocator:
@@ -705,18 +750,24 @@ class _IndexedLane(_Lane):
         for index, shape in shapes_of.items():
             size = int(np.prod(shape, dtype=np.int64)) * np.dtype(self.types[index]).itemsize
             bindings[index] = self.on_device(self.names[index], size)
-        good = self.bound_context.execute_async_v2(bindings=bindings, stream_handle=self.stream.handle)
-        self.require(good, "running the engine")
+        self.execute(lambda: self.bound_context.execute_async_v2(bindings=bindings, stream_handle=self.stream.handle))
         for index, shape in shapes_of.items():
             self.fetch(self.names[index], bindings[index], shape, self.types[index])
         self.outputs = [self.names[index] for index in outputs]
 
     def finish(self) -> Arrays:
         self.wait()
-        return {name: self.host[name].copy() for name in self.outputs}
+        return {name: self.host[name] for name in self.outputs}
 
 
 def device_memory() -> tuple[int, int]:
-    """(free, total) bytes of the GPU, in the current context. Raises :class:`TensorRTMissingError`."""
-    free, total = _cuda().mem_get_info()
+    """(free, total) bytes of the GPU, whoever uses them. Raises :class:`TensorRTMissingError`."""
+    cuda = _cuda()
+    # The context that the engines use; it takes memory itself, and is counted before and after alike.
+    context = cuda.Device(0).retain_primary_context()
+    context.push()
+    try:
+        free, total = cuda.mem_get_info()
+    finally:
+        context.pop()
     return int(free), int(total)

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 
 from helpers import artifacts
 from helpers import tensorrt_runner as tr
+from helpers.preprocess import NetworkInput
 
 
 class Recorder:
@@ -112,6 +113,13 @@ class FakeCuda:
 
     def Stream(self) -> Any:
         return Recorder(self.calls, "stream", handle=7)
+
+    def Event(self) -> Any:
+        return Recorder(self.calls, "event", time_since=lambda _: 2.5)
+
+    def mem_get_info(self) -> tuple[int, int]:
+        self.calls.append("mem_get_info")
+        return 30, 40
 
     def mem_alloc(self, size: int) -> int:
         self.calls.append("mem_alloc")
@@ -257,8 +265,11 @@ def test_order_of_a_run(version: str, execute: str, tmp_path: Path, monkeypatch:
     (tmp_path / "x.engine").write_bytes(b"engine")
     with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
         runner.run({"input": np.zeros((5, 3), np.float32)})
-        order = [call for call in calls if call in ("to device", execute, "to host", "stream.synchronize")]
-        assert order == ["to device", execute, "to host", "stream.synchronize"]
+        wanted = ("to device", "event.record", execute, "to host", "stream.synchronize")
+        order = [call for call in calls if call in wanted]
+        # The events lie round the engine alone.
+        assert order == ["to device", "event.record", execute, "event.record", "to host", "stream.synchronize"]
+        assert runner.engine_ms == 2.5
         before = calls.count("mem_alloc"), calls.count("pinned")
         runner.run({"input": np.zeros((5, 3), np.float32)})
         assert (calls.count("mem_alloc"), calls.count("pinned")) == before, "buffers are used again"
@@ -300,6 +311,70 @@ def test_two_lanes_have_two_pictures_in_flight(tmp_path: Path, monkeypatch: pyte
         assert len(list(runner.run_many([{"input": np.zeros((1, 3), np.float32)}] * 3))) == 3
     order = [call[-4:] for call in calls if call in ("context.execute_async_v3", "stream.synchronize")]
     assert order == ["c_v3", "c_v3", "nize", "c_v3", "nize", "nize"]
+
+
+def test_results_are_copies_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake)
+    use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    inputs = {"input": np.zeros((1, 3), np.float32)}
+    with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
+        first, second = (runner.run(inputs)["y"] for _ in range(2))
+        assert not np.shares_memory(first, second)
+        first, second = (runner.run(inputs, copy=False)["y"] for _ in range(2))
+        assert np.shares_memory(first, second)
+
+
+def test_a_failure_waits_for_what_else_is_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake)
+    calls = use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    good, bad = np.zeros((1, 3), np.float32), np.zeros((1, 4), np.float32)
+    with tr.TensorRTRunner(tmp_path / "x.engine", lanes=3) as runner:
+        with pytest.raises(tr.EngineRunError, match="must be float32"):
+            list(runner.run_many([{"input": array} for array in (good, good, bad)]))
+        assert calls.count("stream.synchronize") >= 2
+        assert len(list(runner.run_many([{"input": good}] * 4))) == 4
+
+
+@pytest.mark.parametrize("version", ["8.4", "10"])
+def test_a_profile_is_shared_where_that_is_an_option(
+    version: str, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = {} if version == "8.4" else {"PreviewFeature": types.SimpleNamespace(PROFILE_SHARING_0806=0)}
+    calls = use(monkeypatch, Fake(version, module=part))
+    tr.build_engine(graph, tmp_path / "x.engine")
+    assert ("config.set_preview_feature" in calls) == (version == "10")
+
+
+def test_memory_is_asked_in_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = use(monkeypatch, Fake("10"))
+    assert tr.device_memory() == (30, 40)
+    assert calls == ["gpu.push", "mem_get_info", "gpu.pop"]
+
+
+def test_each_picture_of_a_batch_gets_its_own_rows_without_the_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outputs are made up: row i of a batch tells which picture it was made from."""
+
+    def picture(number: int) -> NetworkInput:
+        tensor = np.full((1, 3, 8, 8), number, np.float32)
+        return NetworkInput(tensor, (1.0, 1.0), (8 - number, 8), (8 - number, 8))
+
+    def run_many(batches: Any, *, copy: bool) -> Any:
+        for inputs in batches:
+            ids = inputs["input"][:, 0, 0, 0]
+            dets = np.zeros((len(ids), 2, 5), np.float32)
+            dets[:, 0] = ids[:, None]  # the second row is padding
+            yield {"dets": dets, "labels": np.full((len(ids), 2), ids[:, None]), "masks": np.ones((len(ids), 2, 8, 8))}
+
+    runner = object.__new__(tr.TensorRTRunner)
+    monkeypatch.setattr(runner, "run_many", run_many)
+    found = list(runner.detect_many([[picture(1)], [picture(2), picture(3)]]))
+    assert [[one.labels.tolist() for one in batch] for batch in found] == [[[1]], [[2], [3]]]
+    assert [[one.masks.shape for one in batch] for batch in found] == [[(1, 7, 8)], [(1, 6, 8), (1, 5, 8)]]
+    assert runner.detect_prepared(picture(4)).scores.tolist() == [4]
 
 
 def test_wrong_inputs_and_failures_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
