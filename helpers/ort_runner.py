@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,13 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import torch
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    RuntimeException,
+)
 
 from helpers import plugin_library
 from helpers.detections import Detections
@@ -21,7 +27,7 @@ from helpers.errors import CourseError
 from helpers.export import OUTPUT_NAMES, load_onnx
 from helpers.preprocess import NetworkInput, boxes_to_picture, prepare
 
-__all__ = ["OnnxRunner", "RunnerError", "open_session", "to_picture"]
+__all__ = ["OnnxRunner", "RunnerError", "open_session", "run_session", "to_picture"]
 
 
 class RunnerError(CourseError):
@@ -127,7 +133,24 @@ def open_session(
         return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except (Fail, InvalidGraph, InvalidProtobuf, InvalidArgument, RuntimeError) as error:
         first_line = str(error).splitlines()[0]
-        raise RunnerError(f"ONNX Runtime cannot load {name} ({first_line})", "export it again") from error
+        raise RunnerError(
+            f"ONNX Runtime cannot load {name} ({first_line})", "export it again for the input shape that it is to get"
+        ) from error
+
+
+def run_session(
+    session: ort.InferenceSession, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """The named outputs of one run.
+
+    Raises:
+        RunnerError: a node cannot compute with these values (shapes that do not fit each other, say).
+    """
+    try:
+        return dict(zip(outputs, session.run(list(outputs), dict(feeds)), strict=True))
+    except (Fail, InvalidArgument, RuntimeException) as error:
+        first_line = str(error).splitlines()[0]
+        raise RunnerError(f"ONNX Runtime stopped inside the graph ({first_line})", "check the input") from error
 
 
 def to_picture(found: Detections, prepared: NetworkInput) -> Detections:

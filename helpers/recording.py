@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from helpers.errors import CourseError
 from helpers.export import bound_meta, full_input_meta, library_line
 from helpers.fingerprints import Fingerprint, fingerprint, fingerprint_of_tensor
-from helpers.ort_runner import open_session
+from helpers.ort_runner import open_session, run_session
 
 if TYPE_CHECKING:
     from mmdet.models.detectors import BaseDetector
@@ -37,12 +37,14 @@ __all__ = [
     "GraphInputError",
     "Record",
     "Recording",
+    "check_feeds",
     "constants",
     "extract",
     "record_graph",
     "record_inference",
     "record_traced_code",
     "run_graph",
+    "visit_tensors",
 ]
 
 Array = npt.NDArray[Any]
@@ -334,29 +336,53 @@ def extract(
     return part
 
 
-def _check_input(model: onnx.ModelProto, tensor: Array) -> dict[str, Array]:
+def check_feeds(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The graph's inputs by name, each of the type and the shape that the graph declares; other feeds are left out.
+
+    Raises:
+        GraphInputError: an input is missing, or has another type or shape.
+    """
     constant = {value.name for value in model.graph.initializer}
-    value = next(value for value in model.graph.input if value.name not in constant)
-    wanted = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]
-    have = list(tensor.shape)
-    if (
-        tensor.dtype != np.float32
-        or len(wanted) != len(have)
-        or any(w not in (-1, h) for w, h in zip(wanted, have, strict=True))
-    ):
-        raise GraphInputError(
-            f"the graph takes float32 {wanted}, got {tensor.dtype} {have}", "prepare the picture for this model"
-        )
-    return {value.name: tensor}
+    checked = {}
+    for value in model.graph.input:
+        if value.name in constant:
+            continue
+        if value.name not in feeds:
+            raise GraphInputError(
+                f"the graph takes an input {value.name!r}, and the feeds have {', '.join(feeds) or 'nothing'}",
+                "give an array for each of the graph's inputs",
+            )
+        array = feeds[value.name]
+        kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        wanted = [dim.dim_value or -1 for dim in value.type.tensor_type.shape.dim]
+        ranked = value.type.tensor_type.HasField("shape")
+        fits = not ranked or len(wanted) == array.ndim
+        if (
+            array.dtype != kind
+            or not fits
+            or any(w not in (-1, have) for w, have in zip(wanted, array.shape, strict=False))
+        ):
+            raise GraphInputError(
+                f"the graph takes {kind} {wanted if ranked else ''} as {value.name!r}, "
+                f"got {array.dtype} {list(array.shape)}",
+                "prepare the picture for this model",
+            )
+        checked[value.name] = array
+    return checked
+
+
+def _as_feeds(model: onnx.ModelProto, tensor: Array) -> dict[str, Array]:
+    constant = {value.name for value in model.graph.initializer}
+    return check_feeds(model, {next(value.name for value in model.graph.input if value.name not in constant): tensor})
 
 
 def run_graph(model: onnx.ModelProto, tensor: npt.NDArray[np.float32], outputs: Sequence[str]) -> dict[str, Array]:
     """Any tensors of the graph by name, inner ones too, as ONNX Runtime computes them without its optimisations."""
     part = extract(model, outputs)
-    inputs = _check_input(model, tensor)
+    inputs = _as_feeds(model, tensor)
     needed = {value.name for value in part.graph.input}  # none, for constants
-    results = open_session(part, optimise=False).run(list(outputs), {n: a for n, a in inputs.items() if n in needed})
-    return dict(zip(outputs, results, strict=True))
+    session = open_session(part, optimise=False)
+    return run_session(session, outputs, {name: array for name, array in inputs.items() if name in needed})
 
 
 def record_graph(
@@ -365,24 +391,43 @@ def record_graph(
     *,
     on_tensor: Callable[[str, Array], None] | None = None,
 ) -> dict[str, Fingerprint]:
-    """Run the graph in ONNX Runtime and take the fingerprint of every tensor that depends on the input.
+    """The fingerprint of every tensor that depends on the input, from one run as :func:`visit_tensors` does it.
 
-    The graph is cut into parts that each output everything they compute; a part takes what it needs from the ones
-    before it, and a tensor is dropped after its last use. So each node runs once, and memory stays below the sum of
-    what is alive at one place and 0.4 GB. ONNX Runtime's optimisations are off: they would fuse away tensors.
-
-    ``on_tensor`` gets each name with its array. Node order must be topological, as ONNX demands.
+    ``on_tensor`` gets each name with its array.
 
     Raises:
         GraphInputError: the array is not the graph's input.
         helpers.ort_runner.RunnerError: ONNX Runtime refuses a part.
     """
-    alive = _check_input(model, tensor)
+    found: dict[str, Fingerprint] = {}
+
+    def take(name: str, array: Array) -> None:
+        found[name] = fingerprint(array)
+        if on_tensor:
+            on_tensor(name, array)
+
+    visit_tensors(model, _as_feeds(model, tensor), take)
+    return found
+
+
+def visit_tensors(model: onnx.ModelProto, feeds: Mapping[str, Array], visit: Callable[[str, Array], None]) -> None:
+    """Run the graph once in ONNX Runtime and call ``visit`` with name and array of every tensor that a node makes from
+    the inputs, in graph order.
+
+    The graph is cut into parts that each output everything they compute; a part takes what it needs from the ones
+    before it, and a tensor is dropped after its last use. So each node runs once, and memory stays below the sum of
+    what is alive at one place and 0.4 GB. ONNX Runtime's optimisations are off: they would fuse away tensors. Node
+    order must be topological, as ONNX demands.
+
+    Raises:
+        GraphInputError: an input is missing, or has another type or shape.
+        helpers.ort_runner.RunnerError: ONNX Runtime refuses a part.
+    """
+    alive = check_feeds(model, feeds)
     fixed = constants(model)
     nodes = [node for node in model.graph.node if not set(node.output) <= fixed]
     last_use = {name: position for position, node in enumerate(nodes) for name in node.input}
-    sizes = _tensor_bytes(model)
-    found: dict[str, Fingerprint] = {}
+    sizes = _tensor_bytes(model, alive)
     progress = tqdm(total=len(nodes), desc="ONNX Runtime", unit="node", leave=False)
     start = 0
     with progress:
@@ -395,23 +440,24 @@ def record_graph(
             part = extract(model, names, alive)
             wanted = {value.name for value in part.graph.input}
             session = open_session(part, optimise=False)
-            results = session.run(names, {name: array for name, array in alive.items() if name in wanted})
-            for name, array in zip(names, results, strict=True):
-                found[name] = fingerprint(array)
-                if on_tensor:
-                    on_tensor(name, array)
-                alive[name] = array
+            results = run_session(session, names, {name: alive[name] for name in wanted})
+            for name, array in results.items():
+                visit(name, array)
+            alive |= results
             del results, session
             alive = {name: array for name, array in alive.items() if last_use.get(name, -1) >= stop}
             _give_back_memory()
             progress.update(stop - start)
             start = stop
-    return found
 
 
-def _tensor_bytes(model: onnx.ModelProto) -> dict[str, int]:
-    """Estimated sizes from ONNX's shape inference; tensors of unknown shape are left out."""
+def _tensor_bytes(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
+    """Estimated sizes from ONNX's shape inference at the feeds' shapes; tensors of unknown shape are left out."""
     bare = copy.deepcopy(model)
+    for value in bare.graph.input:
+        if value.name in feeds:
+            kind = value.type.tensor_type.elem_type
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, feeds[value.name].shape))
     inferred = shape_inference.infer_shapes(bare, data_prop=True)
     sizes = {}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
