@@ -1,0 +1,195 @@
+"""A precision plan, the nodes of a graph that stay in FP32 and why, and three ways to carry it out.
+
+- :func:`cast_islands`: a float16 ONNX graph with Cast nodes around the islands, for a runtime that takes the types from
+  the graph (TensorRT's strong typing from 8.6 on, the only way from 11 on; ONNX Runtime).
+- :func:`layer_names`: names for TensorRT's layer precisions, up to TensorRT 10 (``BuildOptions.keep_fp32`` of
+  :mod:`helpers.tensorrt_runner`).
+- :func:`block_lists`: arguments for the float16 converter of ONNX Runtime or onnxconverter-common.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from helpers import artifacts
+from helpers.errors import CourseError
+from helpers.half import FP32_ONLY, float_tensors, require_nodes
+
+__all__ = ["Plan", "PlanError", "PlanNode", "block_lists", "cast_islands", "layer_names", "load", "save"]
+
+
+class PlanError(CourseError):
+    """A plan cannot be read, or does not fit the graph."""
+
+
+@dataclass(frozen=True)
+class PlanNode:
+    """A node that stays in FP32: its name in the graph, its operator, and the reason in words."""
+
+    name: str
+    operator: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.operator}): {self.reason}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """nodes: in graph order; none means that the whole graph may run in half precision."""
+
+    nodes: tuple[PlanNode, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self.nodes)
+
+
+def save(plan: Plan, path: Path) -> Path:
+    """Write a plan as JSON: ``{"nodes": [{"name": ..., "operator": ..., "reason": ...}, ...]}``."""
+    artifacts.write_text(Path(path), json.dumps({"nodes": [asdict(node) for node in plan.nodes]}, indent=1) + "\n")
+    return Path(path)
+
+
+def load(path: Path) -> Plan:
+    """Read a plan; operator and reason may be left out.
+
+    Raises:
+        PlanError: the file is missing or is not such JSON.
+    """
+    try:
+        rows = json.loads(Path(path).read_text())["nodes"]
+        nodes = tuple(PlanNode(row["name"], row.get("operator", ""), row.get("reason", "")) for row in rows)
+    except OSError as error:
+        raise PlanError(
+            f"there is no precision plan to read at {path}", "write one with precision_plan.save"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PlanError(
+            f"{path} is no precision plan", 'write {"nodes": [{"name": "/Add_60", "reason": "overflows"}]}'
+        ) from error
+    if not all(isinstance(node.name, str) and node.name for node in nodes):
+        raise PlanError(f"{path} has a node without a name", "name each node as the graph does")
+    return Plan(nodes)
+
+
+def layer_names(model: onnx.ModelProto, plan: Plan) -> tuple[str, ...]:
+    """The plan's node names, which TensorRT's ONNX parser gives to the layers.
+
+    Raises:
+        helpers.half.HalfPrecisionError: the plan names a node that is not in the graph.
+    """
+    require_nodes(model, plan.names)
+    return plan.names
+
+
+def block_lists(model: onnx.ModelProto, plan: Plan) -> dict[str, list[str]]:
+    """Arguments ``node_block_list`` and ``op_block_list`` of ``convert_float_to_float16``, as ``onnxconverter_common``
+    and ``onnxruntime.transformers.float16`` both have it.
+
+    The operators are those that ONNX does not have in float16 at all; the converters' default list is longer.
+
+    Raises:
+        helpers.half.HalfPrecisionError: the plan names a node that is not in the graph.
+    """
+    require_nodes(model, plan.names)
+    foreign = {node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}
+    return {"node_block_list": list(plan.names), "op_block_list": sorted({*FP32_ONLY, "Resize", *foreign})}
+
+
+def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """A graph that computes in float16 outside of the nodes ``keep``, with the types in the graph.
+
+    Weights are stored in the precision that their readers compute in (twice, if both kinds read them). Inputs and
+    outputs of the graph keep their float32 type. A tensor that crosses a border is cast once. The operators of
+    :data:`helpers.half.FP32_ONLY` and those of other domains than ONNX's own stay in float32.
+
+    Raises:
+        helpers.half.HalfPrecisionError: a node to keep is not in the graph, or a tensor's type is unknown.
+    """
+    require_nodes(model, keep)
+    floats = float_tensors(model)
+    kept_names = set(keep)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    del result.graph.value_info[:]
+    del result.graph.initializer[:]
+    weights = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
+    result.graph.initializer.extend(t for t in model.graph.initializer if t.name not in weights)
+    outside = {v.name for v in model.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT} - set(weights)
+    outputs = {value.name for value in model.graph.output}
+    # Name of each float tensor in either precision, as far as it exists.
+    single = {name: name for name in outside}
+    half: dict[str, str] = {}
+
+    def read(name: str, want_half: bool) -> str:
+        have, other, suffix = (half, single, "/half") if want_half else (single, half, "/single")
+        if name in have or (name not in other and name not in weights):
+            return have.get(name, name)
+        have[name] = f"{name}{suffix}"
+        if name in weights:
+            exact = numpy_helper.to_array(weights[name])
+            with np.errstate(over="ignore"):
+                stored = exact.astype(np.float16) if want_half else exact
+            result.graph.initializer.append(numpy_helper.from_array(stored, have[name]))
+        else:
+            to = TensorProto.FLOAT16 if want_half else TensorProto.FLOAT
+            result.graph.node.append(
+                helper.make_node("Cast", [other[name]], [have[name]], name=f"{have[name]}/cast", to=to)
+            )
+        return have[name]
+
+    for node in model.graph.node:
+        foreign = node.domain not in ("", "ai.onnx")
+        is_kept = node.name in kept_names or node.op_type in FP32_ONLY or foreign
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [
+            # Resize has its scales and its region in float32 whatever its data.
+            read(name, not is_kept and not (node.op_type == "Resize" and i)) if name else ""
+            for i, name in enumerate(node.input)
+        ]
+        for i, name in enumerate(node.output):
+            if name not in floats:
+                continue
+            # A graph output keeps its name for the float32 tensor.
+            copy.output[i] = f"{name}/half" if not is_kept and name in outputs else name
+            (single if is_kept else half)[name] = copy.output[i]
+        if not is_kept:
+            _make_half(copy)
+        result.graph.node.append(copy)
+        for name in node.output:
+            if name in outputs and name in half:
+                single[name] = name
+                result.graph.node.append(
+                    helper.make_node("Cast", [half[name]], [name], name=f"{name}/cast", to=TensorProto.FLOAT)
+                )
+    return result
+
+
+def _make_half(node: onnx.NodeProto) -> None:
+    """Turn the float32 that a node's own attributes hold or ask for into float16."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
+            with np.errstate(over="ignore"):
+                attribute.t.CopyFrom(_half_tensor(attribute.t))
+        elif attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
+            attribute.i = TensorProto.FLOAT16
+        elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+            value: Any = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+            with np.errstate(over="ignore"):
+                tensor = numpy_helper.from_array(np.array(value, np.float32).astype(np.float16))
+            attribute.CopyFrom(helper.make_attribute("value", tensor))
+
+
+def _half_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
