@@ -320,7 +320,7 @@ def _trace(
             (torch.rand(*input_shape, device=device) * 4 - 2,),
             str(path),
             input_names=["input"],
-            output_names=list(OUTPUT_NAMES),
+            output_names=[name for name in OUTPUT_NAMES if name != "masks" or detector.with_mask],
             dynamic_axes=dynamic_axes,
             opset_version=opset,
             custom_opsets={"mmcv": 1},
@@ -370,7 +370,8 @@ def _declare_shapes(model: onnx.ModelProto, input_shape: Sequence[int | str], de
     """
     count, _, height, width = input_shape
     shapes = ((count, detections, 5), (count, detections), (count, detections, height, width))
-    for output, shape in zip(model.graph.output, shapes, strict=True):
+    # A detector without a mask head has two outputs.
+    for output, shape in zip(model.graph.output, shapes, strict=False):
         declared = onnx.helper.make_tensor_value_info(output.name, output.type.tensor_type.elem_type, shape)
         output.CopyFrom(declared)
 

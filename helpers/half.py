@@ -6,7 +6,8 @@ what a GPU's half-precision kernels with float32 accumulators do. Intermediate s
 here, as they may where a kernel accumulates in half precision.
 
 ONNX Runtime's RoiAlign stops the run at a RoI that is not finite. Here such a RoI gives NaN features, so that the run
-goes on and the NaN is seen where it lands; what a GPU's kernel reads there is undefined.
+goes on and the NaN is seen where it lands; what a GPU's kernel reads there is undefined. A RoI that is finite but beyond
+8192 px, the ruin of an overflow elsewhere, is replaced by one without size: its samples would not fit the memory.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ FORMATS = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 #: Operators whose float inputs ONNX allows in float32 alone: they read an island's results as they are.
 FP32_ONLY = frozenset({"NonMaxSuppression"})
 _SCALAR = "/non_finite"
+# px: coordinates that no RoI of a network's input has.
+_FAR = 8192.0
 
 
 class HalfPrecisionError(CourseError):
@@ -184,15 +187,19 @@ def _tolerant_roi_align(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     def make(operator: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
         return helper.make_node(operator, inputs, [output], name=output, **attributes)
 
-    shape = make("Constant", [], f"{prefix}/shape", value=numpy_helper.from_array(np.array([-1, 1, 1, 1], np.int64)))
-    zero = make("Constant", [], f"{prefix}/zero", value=numpy_helper.from_array(np.zeros((), np.float32)))
+    def constant(name: str, array: Array) -> onnx.NodeProto:
+        return make("Constant", [], f"{prefix}/{name}", value=numpy_helper.from_array(array))
+
     return [
-        shape,
-        zero,
+        constant("shape", np.array([-1, 1, 1, 1], np.int64)),
+        constant("zero", np.zeros((), np.float32)),
+        constant("far", np.full((), _FAR, np.float32)),
         # x - x is 0, or NaN where x is not finite.
         make("Sub", [rois, rois], f"{prefix}/poison"),
-        make("IsNaN", [f"{prefix}/poison"], f"{prefix}/bad"),
-        make("Where", [f"{prefix}/bad", f"{prefix}/zero", rois], f"{prefix}/safe"),
+        make("Abs", [rois], f"{prefix}/size"),
+        # False for NaN.
+        make("Less", [f"{prefix}/size", f"{prefix}/far"], f"{prefix}/good"),
+        make("Where", [f"{prefix}/good", rois, f"{prefix}/zero"], f"{prefix}/safe"),
         aligned,
         # ReduceL1 has its axes as an attribute up to opset 17, unlike ReduceSum.
         make("ReduceL1", [f"{prefix}/poison"], f"{prefix}/of_roi", axes=[1], keepdims=0),

@@ -75,7 +75,7 @@ class HalfTolerance:
     """
 
     score_floor: float = 0.5
-    share: float = 0.95
+    share: float = 0.9
     box: float = 1.0
 
 

@@ -136,10 +136,19 @@ def test_a_roi_that_is_not_finite_spoils_its_own_features_only():
     plain = open_session(model).run(["y"], {"x": rois.ravel()})[0]
     guarded = open_session(round_results(model), optimise=False)
     np.testing.assert_allclose(guarded.run(["y"], {"x": rois.ravel()})[0], plain, atol=5e-3)
+    adaptive = onnx.ModelProto()
+    adaptive.CopyFrom(model)
+    next(item for item in adaptive.graph.node[1].attribute if item.name == "sampling_ratio").i = 0
+    plain_adaptive = open_session(adaptive).run(["y"], {"x": rois.ravel()})[0][0]
     rois[1, 2] = np.inf
     spoilt = guarded.run(["y"], {"x": rois.ravel()})[0]
     np.testing.assert_allclose(spoilt[0], plain[0], atol=5e-3)
     assert np.isnan(spoilt[1]).all()
+    # Adaptive sampling of a RoI that large would take terabytes.
+    rois[1, 2] = 65000
+    far = open_session(round_results(adaptive), optimise=False).run(["y"], {"x": rois.ravel()})[0]
+    np.testing.assert_allclose(far[0], plain_adaptive, atol=5e-3)
+    assert np.isfinite(far[1]).all()
 
 
 def test_bad_input_is_named(overflowing):
