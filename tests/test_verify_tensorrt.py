@@ -1,18 +1,30 @@
-"""scripts/verify_tensorrt.py as far as it goes without TensorRT; the engine's answers are made up."""
+"""scripts/verify_tensorrt.py as far as it goes without TensorRT.
+
+Wherever an engine would answer, the answers are made up, or ONNX Runtime's on the graph that the engine would be built
+from. No assertion here is about TensorRT.
+"""
 
 from __future__ import annotations
 
+import argparse
+import functools
 import importlib.util
 import json
+import shutil
+import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from helpers.detections import Detections
+from helpers.export import dynamic_options, export_onnx
 from helpers.parity import compare
 from helpers.paths import REPO_ROOT
+from helpers.preprocess import prepare
 
 
 @pytest.fixture(scope="module")
@@ -34,31 +46,108 @@ def test_without_tensorrt_it_says_so_and_writes_nothing(
     assert not (tmp_path / "x.json").exists()
 
 
-def test_a_case_that_fails_is_recorded_and_the_next_one_runs(
-    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def speed(milliseconds: float) -> dict[str, float]:
+    return {"latency ms": milliseconds, "engine ms": milliseconds / 2, "pictures a second": 2.0}
+
+
+def answer(**changed: Any) -> dict[str, Any]:
+    """What ``verify`` answers for a case in which all is well."""
+    return {
+        "agrees": True, "remark": "", "pictures": [], "AP": {"box": 0.5, "mask": 0.4, "same": True},
+        "speed": {"1": speed(1.5)}, "GPU MB": 7.0, **changed,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def as_if_ready(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine that claims to have everything; the list gets the cases that are verified, none of which is."""
+    seen: list[str] = []
+
     def verify(case: str, *_: Any) -> dict[str, Any]:
+        seen.append(case)
         if case == "fp32":
             raise RuntimeError("no such kernel")
-        return {"agrees": True, "pictures": {}, "median ms": 1.0, "pictures a second": 2.0}
+        return answer()
 
     monkeypatch.setattr(script.trt, "why_not", lambda: None)
     monkeypatch.setattr(script.trt, "build_plugin_library", lambda: tmp_path)
     monkeypatch.setattr(script.trt, "machine", lambda: {"gpu": "none"})
+    monkeypatch.setattr(script, "graph", lambda _: small_graph(tmp_path))
     monkeypatch.setattr(script, "verify", verify)
-    assert script.main(["--output", str(tmp_path / "x.json"), "--cases", "fp32", "fp16"]) == 1
-    cases = json.loads((tmp_path / "x.json").read_text())["cases"]
-    assert cases["fp32"]["error"] == "RuntimeError: no such kernel"
-    assert cases["fp16"]["agrees"]
+    return seen
+
+
+def small_graph(folder: Path) -> Path:
+    """x -> Relu "first" -> Relu "second" -> y."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    nodes = [helper.make_node("Relu", ["x"], ["h"], "first"), helper.make_node("Relu", ["h"], ["y"], "second")]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y])), folder / "small.onnx")
+    return folder / "small.onnx"
+
+
+def plan(folder: Path, *names: str) -> Path:
+    (folder / "plan.json").write_text(json.dumps({"nodes": [{"name": name, "reason": "overflows"} for name in names]}))
+    return folder / "plan.json"
+
+
+def test_a_case_that_fails_is_recorded_and_the_next_one_runs(
+    script: Any, as_if_ready: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(["--output", str(tmp_path / "x.json"), "--cases", "fp32", "fp16", "--commit", "abc"]) == 1
+    record = json.loads((tmp_path / "x.json").read_text())
+    assert record["cases"]["fp32"]["error"] == "RuntimeError: no such kernel"
+    assert record["cases"]["fp16"]["agrees"]
+    assert record["commit"] == "abc"
     assert "no such kernel" in capsys.readouterr().out
+    assert script.main(["--output", str(tmp_path / "x.json"), "--cases", "fp16"]) == 0
+
+
+def test_a_plan_adds_a_case(script: Any, as_if_ready: list[str], tmp_path: Path) -> None:
+    given = ["--output", str(tmp_path / "x.json"), "--cases", "fp16", "--plan", str(plan(tmp_path, "second"))]
+    assert script.main(given) == 0
+    assert as_if_ready == ["fp16", "fp16-plan"]
+    assert json.loads((tmp_path / "x.json").read_text())["plan"] == ["second"]
+
+
+def test_a_plan_of_another_graph_is_one_sentence_and_builds_nothing(
+    script: Any, as_if_ready: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--output", str(tmp_path / "x.json"), "--plan", str(plan(tmp_path, "first", "Mul_9", "Div_3"))]
+    assert script.main(given) == 2
+    assert capsys.readouterr().err == (
+        "Cannot verify here: the plan names 2 of 3 nodes that small.onnx does not have, Div_3 for one: "
+        "make the plan from this graph.\n"
+    )
+    assert as_if_ready == []
+    assert not (tmp_path / "x.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, r"nowhere\.json cannot be read \(No such file"),
+        ("{", "is not a precision plan: write it as"),
+        ('["first"]', "is not a precision plan"),
+        ('{"nodes": ["first"]}', "is not a precision plan"),
+        ('{"nodes": [{"reason": "overflows"}]}', "is not a precision plan"),
+        ('{"nodes": [{"name": 3}]}', "names no nodes"),
+        ('{"nodes": []}', "names no nodes"),
+    ],
+)
+def test_what_is_no_plan_is_refused(script: Any, tmp_path: Path, text: str | None, words: str) -> None:
+    path = tmp_path / "nowhere.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(script.PlanError, match=words):
+        script.read_plan(path)
+
+
+def found(x: float) -> Detections:
+    box = np.array([[x, 0, x + 30, 30]], np.float32)
+    return Detections(box, np.array([0.9], np.float32), np.array([2]), np.ones((1, 4, 4), bool))
 
 
 def test_a_disagreement_is_in_the_summary(script: Any) -> None:
-    def found(x: float) -> Detections:
-        masks = np.ones((1, 4, 4), bool)
-        box = np.array([[x, 0, 30, 30]], np.float32)
-        return Detections(box, np.array([0.9], np.float32), np.array([2]), masks)
-
     assert script.summary(compare(found(0), found(0)))["agrees"]
     broken = script.summary(compare(found(0), found(1)))
     assert not broken["agrees"]
@@ -66,10 +155,191 @@ def test_a_disagreement_is_in_the_summary(script: Any) -> None:
     json.dumps(broken)
 
 
-def test_only_the_dynamic_case_has_a_profile(script: Any) -> None:
-    assert script.options("fp32").profile == ()
-    ((name, shapes),) = script.options("fp32-dynamic").profile
+def test_each_case_has_its_options(script: Any) -> None:
+    assert script.options("fp32", 3).profile == ()
+    ((name, shapes),) = script.options("fp32-dynamic", 3).profile
     assert name == "input"
-    assert shapes[0][0] == 1
-    assert shapes[2][0] == script.BATCH
-    assert script.options("fp16").precision == "fp16"
+    assert [shape[0] for shape in shapes] == [1, 1, 3]
+    assert script.options("fp16", 3, ("a",)) == script.trt.BuildOptions("fp16")
+    assert script.options("fp16-plan", 3, ("a",)) == script.trt.BuildOptions("fp16", keep_fp32=("a",))
+
+
+def test_each_case_has_its_graph(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A copy, beside which no earlier result of the rewrite lies.
+    exported = Path(shutil.copy(script.make_onnx("emoji", "mmcv"), tmp_path))
+    monkeypatch.setattr(script, "make_onnx", lambda *_: exported)
+    operators = [node.op_type for node in onnx.load(script.graph("fp32-multi-level")).graph.node]
+    assert operators.count("MultiLevelRoIAlign") == 2
+    assert "MMCVRoiAlign" not in operators
+    assert script.graph("fp16-plan") == script.graph("fp32") == exported
+    monkeypatch.setattr(script, "make_onnx", lambda *_, **options: options)
+    assert script.graph("fp32-dynamic")["dynamic_axes"]["input"] == {0: "batch"}
+
+
+@pytest.mark.parametrize("largest", [1, 2, 4])
+def test_every_picture_is_at_every_place_of_every_batch(script: Any, largest: int) -> None:
+    batches = list(script.groups("abcd", largest))
+    assert all(len(set(batch)) == len(batch) for batch in batches), "different pictures"
+    for size in range(1, largest + 1):
+        for place in range(size):
+            assert {batch[place] for batch in batches if len(batch) == size} == set("abcd")
+    assert len(batches[-1]) == 1
+
+
+class MadeUp:
+    """In the place of a runner: one detection a picture, at the x that the picture's number says, moved by ``shift``
+    in the second place of a batch."""
+
+    def __init__(self, shift: float = 0, lanes: int = 1) -> None:
+        self.shift, self.lanes, self.engine_ms = shift, lanes, 2.5
+        self.runs = self.seconds = 0
+
+    def detect_many(self, batches: Any) -> Any:
+        for batch in batches:
+            yield [found(number + (self.shift if place == 1 else 0)) for place, number in enumerate(batch)]
+
+    def run(self, inputs: Any, *, copy: bool) -> Any:
+        return next(iter(self.run_many([inputs], copy=copy)))
+
+    def run_many(self, batches: Any, *, copy: bool) -> Any:
+        for inputs in batches:
+            assert not copy
+            assert inputs["input"].shape == (2, 3)
+            self.runs += 1
+            self.seconds += 4
+            yield {}
+
+
+def test_pictures_of_a_batch_are_aligned_each_with_its_own(script: Any) -> None:
+    pictures = {"a": 0.0, "b": 100.0, "c": 200.0}
+    expected = {name: found(x) for name, x in pictures.items()}
+    rows = script.align(MadeUp(), pictures, expected, 2)
+    assert len(rows) == 3 + 3 * 2 + 1
+    assert all(row["agrees"] for row in rows)
+    rows = script.align(MadeUp(shift=100), pictures, expected, 2)
+    assert [row["picture"] for row in rows if not row["agrees"]] == ["b", "c", "a"]
+    assert all(row["agrees"] for row in rows if row["batch"][0] == row["picture"])
+
+
+def test_a_measurement_counts_pictures_not_runs(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = MadeUp(lanes=2)
+    monkeypatch.setattr(script, "time", types.SimpleNamespace(perf_counter=lambda: runner.seconds))
+    result = script.measure(runner, [np.zeros((1, 3))] * 2, 5, 2)
+    assert runner.runs == 3 * 2 + 5 + 5 * 2, "every lane is warm, then one at a time, then all"
+    assert result == {"latency ms": 4000, "engine ms": 2.5, "pictures a second": 0.5}
+
+
+def test_a_version_that_shares_no_profile_has_one_in_flight(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def runner(_: Path, lanes: int = 1) -> Any:
+        if lanes > 1:
+            raise script.trt.EngineRunError("cannot share a profile", "use lanes=1")
+        return MadeUp(lanes=lanes)
+
+    monkeypatch.setattr(script.trt, "TensorRTRunner", runner)
+    opened, in_flight, remark = script.open_runner(tmp_path, 2)
+    assert (opened.lanes, in_flight, remark) == (1, 1, "cannot share a profile: use lanes=1.")
+    monkeypatch.setattr(script.trt, "TensorRTRunner", lambda _, lanes: MadeUp(lanes=lanes))
+    opened, in_flight, remark = script.open_runner(tmp_path, 2)
+    assert (opened.lanes, in_flight, remark) == (2, 2, "")
+
+
+def test_the_table_has_a_line_for_each_batch(script: Any) -> None:
+    broken = {"picture": "crowd", "broken by": "class 3: box off"}
+    lines = script.table(
+        {
+            "fp32-dynamic": answer(speed={"1": speed(10), "2": speed(18)}, remark="one lane"),
+            "fp16": answer(agrees=False, pictures=[{"picture": "huge", "broken by": ""}, broken]),
+            "fp32": {"agrees": False, "error": "RuntimeError: no such kernel"},
+        }
+    ).splitlines()
+    assert len(lines) == 5
+    assert lines[1].split()[:7] == ["fp32-dynamic", "yes", "0.5000", "0.4000", "1", "10.00", "5.00"]
+    assert lines[2].split()[4:7] == ["2", "18.00", "9.00"]
+    assert lines[2].endswith("one lane")
+    assert lines[3].split()[1] == "NO"
+    assert lines[3].endswith("crowd: class 3: box off")
+    assert lines[4] == "fp32              failed: RuntimeError: no such kernel"
+
+
+SMALL = (256, 384)
+
+
+@pytest.fixture(scope="module")
+def small_exports(emoji_detector: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """``make_onnx`` at 256x384, in the ``standard`` flavour always: at full size, with mmcv's operators in Python, this
+    would take minutes and 11 GB."""
+    folder = tmp_path_factory.mktemp("small")
+
+    def make(_: str, flavour: str, *, label: str = "", **__: Any) -> Path:
+        path = folder / f"standard{label}.onnx"
+        if path.exists():
+            return path
+        options = dynamic_options("standard") if label else {}
+        return export_onnx(emoji_detector, path, "standard", input_shape=(2 if label else 1, 3, *SMALL), **options)
+
+    return make
+
+
+def onnx_runtime_instead(script: Any, monkeypatch: pytest.MonkeyPatch, make_onnx: Any, spoil: Any) -> None:
+    """Every engine is its ONNX file, run by ONNX Runtime; two pictures of the validation set are enough."""
+    small = functools.partial(prepare, input_shape=SMALL)
+    monkeypatch.setattr(script.preprocess, "prepare", small)
+    monkeypatch.setattr(script, "make_onnx", make_onnx)
+
+    class Instead(script.trt.TensorRTRunner):  # type: ignore[name-defined,misc]
+        def __init__(self, path: Path, *, lanes: int = 1) -> None:
+            self.onnx, self.engine_ms = script.ort_runner.OnnxRunner(path, threads=2), 1.0
+
+        def close(self) -> None:
+            pass
+
+        def run_many(self, batches: Any, *, copy: bool = True) -> Any:
+            for inputs in batches:
+                yield spoil(self.onnx.run(inputs["input"]))
+
+    two = script.evaluation.load_set().head(2)
+    monkeypatch.setattr(script.evaluation, "load_set", lambda: two)
+    monkeypatch.setattr(script.trt, "TensorRTRunner", Instead)
+    monkeypatch.setattr(script.trt, "make_engine", lambda _, path, *args, **options: path)
+    monkeypatch.setattr(script.trt, "device_memory", lambda: (5_000_000, 0))
+
+
+@pytest.fixture(scope="module")
+def given() -> argparse.Namespace:
+    return argparse.Namespace(batch=2, in_flight=1, repeats=1)
+
+
+@pytest.mark.slow
+def test_the_whole_way_with_onnx_runtime_in_the_place_of_tensorrt(
+    script: Any, given: argparse.Namespace, small_exports: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_runtime_instead(script, monkeypatch, small_exports, lambda raw: raw)
+    result = script.verify("fp32-dynamic", tmp_path, given)
+    assert result["agrees"]
+    assert result["AP"]["same"]
+    assert 0 < result["AP"]["mask"] < 1
+    assert len(result["pictures"]) == 4 + 4 * 2 + 1
+    assert sum(row["matched"] for row in result["pictures"]) > 50
+    assert list(result["speed"]) == ["1", "2"]
+    json.dumps(result)
+    script.table({"fp32-dynamic": result})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "score", "agrees"), [("fp32", 1e-3, False), ("fp16", 1e-3, True), ("fp16", 1, False)])
+def test_half_precision_is_held_to_ap_and_single_to_every_score(
+    script: Any, given: argparse.Namespace, small_exports: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    case: str, score: float, agrees: bool,
+) -> None:  # fmt: skip
+    """Scores lowered by 0.1% break the contract and no AP; by 100%, both."""
+
+    def spoil(raw: dict[str, Any]) -> dict[str, Any]:
+        raw["dets"][..., 4] *= 1 - score
+        return raw
+
+    onnx_runtime_instead(script, monkeypatch, small_exports, spoil)
+    result = script.verify(case, tmp_path, given)
+    assert result["agrees"] == agrees
+    assert not all(row["agrees"] for row in result["pictures"])
