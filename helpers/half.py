@@ -5,9 +5,10 @@ and weights are rounded too. Each operator so computes in float32 on half-precis
 what a GPU's half-precision kernels with float32 accumulators do. Intermediate sums inside one operator do not overflow
 here, as they may where a kernel accumulates in half precision.
 
-ONNX Runtime's RoiAlign stops the run at a RoI that is not finite. Here such a RoI gives NaN features, so that the run
-goes on and the NaN is seen where it lands; what a GPU's kernel reads there is undefined. A RoI that is finite but beyond
-8192 px, the ruin of an overflow elsewhere, is replaced by one without size: its samples would not fit the memory.
+ONNX Runtime's RoiAlign stops the run at a RoI that is not finite, or whose second corner lies before its first. Here
+the former gives NaN features, so that the run goes on and the NaN is seen where it lands (what a GPU's kernel reads
+there is undefined), and the latter zeros, as in mmcv's kernel. A RoI that is finite but beyond 8192 px, the ruin of an
+overflow elsewhere, gives zeros too: its samples would not fit the memory.
 """
 
 from __future__ import annotations
@@ -194,15 +195,23 @@ def _tolerant_roi_align(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         constant("shape", np.array([-1, 1, 1, 1], np.int64)),
         constant("zero", np.zeros((), np.float32)),
         constant("far", np.full((), _FAR, np.float32)),
+        constant("sum", np.ones((4, 1), np.float32)),
+        constant("corners", np.concatenate([np.eye(2), -np.eye(2)]).astype(np.float32)),
+        constant("sum_of_corners", np.ones((2, 1), np.float32)),
         # x - x is 0, or NaN where x is not finite.
         make("Sub", [rois, rois], f"{prefix}/poison"),
         make("Abs", [rois], f"{prefix}/size"),
         # False for NaN.
-        make("Less", [f"{prefix}/size", f"{prefix}/far"], f"{prefix}/good"),
-        make("Where", [f"{prefix}/good", rois, f"{prefix}/zero"], f"{prefix}/safe"),
+        make("Less", [f"{prefix}/size", f"{prefix}/far"], f"{prefix}/near"),
+        make("Where", [f"{prefix}/near", rois, f"{prefix}/zero"], f"{prefix}/finite"),
+        # First corner less second corner: positive where the RoI is the wrong way round.
+        make("MatMul", [f"{prefix}/finite", f"{prefix}/corners"], f"{prefix}/difference"),
+        make("Relu", [f"{prefix}/difference"], f"{prefix}/reversed"),
+        make("MatMul", [f"{prefix}/reversed", f"{prefix}/sum_of_corners"], f"{prefix}/any_reversed"),
+        make("Cast", [f"{prefix}/any_reversed"], f"{prefix}/empty", to=TensorProto.BOOL),
+        make("Where", [f"{prefix}/empty", f"{prefix}/zero", f"{prefix}/finite"], f"{prefix}/safe"),
         aligned,
-        # ReduceL1 has its axes as an attribute up to opset 17, unlike ReduceSum.
-        make("ReduceL1", [f"{prefix}/poison"], f"{prefix}/of_roi", axes=[1], keepdims=0),
+        make("MatMul", [f"{prefix}/poison", f"{prefix}/sum"], f"{prefix}/of_roi"),
         make("Reshape", [f"{prefix}/of_roi", f"{prefix}/shape"], f"{prefix}/column"),
         helper.make_node("Add", [f"{prefix}/aligned", f"{prefix}/column"], [node.output[0]], name=f"{prefix}/result"),
     ]

@@ -149,6 +149,14 @@ def test_a_roi_that_is_not_finite_spoils_its_own_features_only():
     far = open_session(round_results(adaptive), optimise=False).run(["y"], {"x": rois.ravel()})[0]
     np.testing.assert_allclose(far[0], plain_adaptive, atol=5e-3)
     assert np.isfinite(far[1]).all()
+    # ONNX Runtime stops at a half-pixel RoI whose corners are the wrong way round.
+    rois[1] = [6, 1, 1, 7]
+    adaptive.graph.node[1].attribute.append(helper.make_attribute("coordinate_transformation_mode", "half_pixel"))
+    with pytest.raises(Exception, match="overflow"):
+        open_session(adaptive).run(["y"], {"x": rois.ravel()})
+    turned = open_session(round_results(adaptive), optimise=False).run(["y"], {"x": rois.ravel()})[0]
+    assert (turned[0] != 0).any()
+    assert (turned[1] == 0).all()
 
 
 def test_bad_input_is_named(overflowing):
