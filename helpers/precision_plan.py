@@ -4,7 +4,8 @@
   the graph (TensorRT's strong typing from 8.6 on, the only way from 11 on; ONNX Runtime).
 - :func:`layer_names`: names for TensorRT's layer precisions, up to TensorRT 10 (``BuildOptions.keep_fp32`` of
   :mod:`helpers.tensorrt_runner`).
-- :func:`block_lists`: arguments for the float16 converter of ONNX Runtime or onnxconverter-common.
+- :func:`block_lists`: arguments for the float16 converter of ONNX Runtime or onnxconverter-common, which needs
+  :func:`join_islands` after it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,24 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnxruntime.transformers.onnx_model import OnnxModel
 
 from helpers import artifacts
 from helpers.errors import CourseError
 from helpers.half import FP32_ONLY, float_tensors, require_nodes
 
-__all__ = ["Plan", "PlanError", "PlanNode", "block_lists", "cast_islands", "layer_names", "load", "save"]
+__all__ = [
+    "Plan",
+    "PlanError",
+    "PlanNode",
+    "block_lists",
+    "cast_islands",
+    "join_islands",
+    "layer_names",
+    "load",
+    "save",
+]
 
 
 class PlanError(CourseError):
@@ -105,12 +117,55 @@ def block_lists(model: onnx.ModelProto, plan: Plan) -> dict[str, list[str]]:
     return {"node_block_list": list(plan.names), "op_block_list": sorted({*FP32_ONLY, "Resize", *foreign})}
 
 
+def join_islands(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A converted graph without the ways from float32 through float16 back to float32.
+
+    The converters put a Cast to float32 before and one to float16 behind each blocked node, also between two of them:
+    what one island computes beyond 65,504 would be infinite at its second node.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    # The converters append the Casts of the graph's inputs at the end, which ONNX forbids.
+    OnnxModel(result).topological_sort()
+    casts = {node.output[0]: node for node in result.graph.node if node.op_type == "Cast"}
+    source: dict[str, str] = {}
+    for name, node in casts.items():
+        first = casts.get(node.input[0])
+        if first is not None and _to(node) == TensorProto.FLOAT and _to(first) == TensorProto.FLOAT16:
+            source[name] = first.input[0]
+    # Only what was float32 before: a Cast to float16 may also come from integers.
+    inferred = shape_inference.infer_shapes(result)
+    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+    single = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    single |= {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    for node in result.graph.node:
+        node.input[:] = [source[name] if source.get(name) in single else name for name in node.input]
+    outputs = {value.name for value in result.graph.output}
+    # From the end: a Cast that only a dead Cast reads is dead too.
+    read = set(outputs) | {name for node in result.graph.node if node.op_type != "Cast" for name in node.input}
+    kept = []
+    for node in reversed(result.graph.node):
+        if node.op_type != "Cast" or node.output[0] in read:
+            read.update(node.input)
+            kept.append(node)
+    del result.graph.node[:]
+    result.graph.node.extend(reversed(kept))
+    return result
+
+
+def _to(node: onnx.NodeProto) -> int:
+    return next(int(attribute.i) for attribute in node.attribute if attribute.name == "to")
+
+
 def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
     """A graph that computes in float16 outside of the nodes ``keep``, with the types in the graph.
 
     Weights are stored in the precision that their readers compute in (twice, if both kinds read them). Inputs and
     outputs of the graph keep their float32 type. A tensor that crosses a border is cast once. The operators of
     :data:`helpers.half.FP32_ONLY` and those of other domains than ONNX's own stay in float32.
+
+    ONNX Runtime on a CPU has few float16 kernels; it computes the other nodes in float32 and leaves out the rounding
+    between them. What half precision does to the numbers is :func:`helpers.half.round_results`' to tell.
 
     Raises:
         helpers.half.HalfPrecisionError: a node to keep is not in the graph, or a tensor's type is unknown.
@@ -124,9 +179,17 @@ def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.Mod
     del result.graph.value_info[:]
     del result.graph.initializer[:]
     weights = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
-    result.graph.initializer.extend(t for t in model.graph.initializer if t.name not in weights)
-    outside = {v.name for v in model.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT} - set(weights)
     outputs = {value.name for value in model.graph.output}
+    nodes = []
+    for node in model.graph.node:
+        # A constant is a weight: its readers take it in their own precision.
+        value = _constant(node) if not outputs.intersection(node.output) else None
+        if value is None:
+            nodes.append(node)
+        else:
+            weights[node.output[0]] = value
+    result.graph.initializer.extend(t for t in model.graph.initializer if t.data_type != TensorProto.FLOAT)
+    outside = {v.name for v in model.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT} - set(weights)
     # Name of each float tensor in either precision, as far as it exists.
     single = {name: name for name in outside}
     half: dict[str, str] = {}
@@ -148,7 +211,7 @@ def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.Mod
             )
         return have[name]
 
-    for node in model.graph.node:
+    for node in nodes:
         foreign = node.domain not in ("", "ai.onnx")
         is_kept = node.name in kept_names or node.op_type in FP32_ONLY or foreign
         copy = onnx.NodeProto()
@@ -184,11 +247,19 @@ def _make_half(node: onnx.NodeProto) -> None:
                 attribute.t.CopyFrom(_half_tensor(attribute.t))
         elif attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
             attribute.i = TensorProto.FLOAT16
-        elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
-            value: Any = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-            with np.errstate(over="ignore"):
-                tensor = numpy_helper.from_array(np.array(value, np.float32).astype(np.float16))
-            attribute.CopyFrom(helper.make_attribute("value", tensor))
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The float32 tensor of a Constant node."""
+    if node.op_type != "Constant":
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT:
+        return attribute.t
+    if attribute.name in ("value_float", "value_floats"):
+        value: Any = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+        return numpy_helper.from_array(np.array(value, np.float32))
+    return None
 
 
 def _half_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:

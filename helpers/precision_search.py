@@ -197,6 +197,9 @@ class Simulation:
         strangers = set(keep) - self.candidates
         if strangers:
             raise PrecisionSearchError(f"{min(strangers)!r} is not among the candidates", "make a Simulation with it")
+        if not self._rest.graph.output:
+            # No candidate has a part in the outputs.
+            return dict(self._given)
         present = {node.name for node in self._rest.graph.node}
         session = open_session(round_results(self._rest, keep=set(keep) & present, form=self.form), optimise=False)
         feeds = {value.name: self._feeds[value.name] for value in session.get_inputs()}

@@ -1,0 +1,200 @@
+"""Precision plans: files, and the three ways to carry one out, run in ONNX Runtime where that can run them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from helpers import export
+from helpers.half import HalfPrecisionError, round_results
+from helpers.ort_runner import open_session
+from helpers.paths import DATA
+from helpers.precision_plan import (
+    Plan,
+    PlanError,
+    PlanNode,
+    block_lists,
+    cast_islands,
+    join_islands,
+    layer_names,
+    load,
+    save,
+)
+from helpers.precision_search import find_plan, same_detections
+from helpers.preprocess import prepare, read_picture
+
+PLAN = Plan((PlanNode("far", "Add", "inf in float16"), PlanNode("back", "Sub", "")))
+
+
+@pytest.fixture
+def model() -> onnx.ModelProto:
+    """x is moved beyond 65,504 and back; constants of each kind, an output inside of an island, and NMS."""
+    nodes = [
+        helper.make_node("Constant", [], ["two"], name="two", value=numpy_helper.from_array(np.float32(2))),
+        helper.make_node("Mul", ["x", "two"], ["twice"], name="twice"),
+        helper.make_node("Add", ["twice", "offset"], ["far"], name="far"),
+        helper.make_node("Sub", ["far", "offset"], ["back"], name="back"),
+        helper.make_node("Resize", ["back", "", "scales"], ["large"], name="resize", mode="nearest"),
+        helper.make_node("Cast", ["count"], ["number"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Add", ["large", "number"], ["y"], name="sum"),
+        helper.make_node("NonMaxSuppression", ["large", "scores", "count", "overlap"], ["picked"], name="nms"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 4])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 4]),
+            helper.make_tensor_value_info("back", TensorProto.FLOAT, [1, 2, 4]),
+            helper.make_tensor_value_info("picked", TensorProto.INT64, ["n", 3]),
+        ],
+        [
+            numpy_helper.from_array(np.array([96064], np.float32), "offset"),
+            numpy_helper.from_array(np.array([1, 1, 1], np.float32), "scales"),
+            numpy_helper.from_array(np.array([[[0.9, 0.8]]], np.float32), "scores"),
+            numpy_helper.from_array(np.array([3], np.int64), "count"),
+            numpy_helper.from_array(np.array([0.5], np.float32), "overlap"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+
+
+X = {"x": np.array([[[0, 0, 10.3, 10], [20, 20, 30, 31]]], np.float32)}
+
+
+def run(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    session = open_session(model, optimise=False)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, X), strict=True))
+
+
+def types(model: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    return {v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.output)}
+
+
+def test_islands_have_their_types_in_the_graph(model):
+    half = cast_islands(model, PLAN.names)
+    onnx.checker.check_model(half, full_check=True)
+    kinds = types(half)
+    assert kinds["twice"] == kinds["large"] == kinds["number"] == TensorProto.FLOAT16
+    assert kinds["far"] == kinds["back"] == kinds["y"] == TensorProto.FLOAT
+    assert {t.name: t.data_type for t in half.graph.initializer}["offset/single"] == TensorProto.FLOAT
+    found = run(half)
+    np.testing.assert_allclose(found["back"], X["x"] * 2, atol=0.01)
+    np.testing.assert_allclose(found["y"], X["x"] * 2 + 3, atol=0.02)
+    assert found["picked"].shape == (2, 3)
+    names = [node.name for node in half.graph.node]
+    assert len(names) == len(set(names))
+
+
+def test_without_islands_the_converted_graph_overflows_as_the_simulation_says(model):
+    bare = run(cast_islands(model))
+    simulated = run(round_results(model))
+    assert np.isnan(simulated["back"]).all(), "inf - inf"
+    for name, expected in simulated.items():
+        np.testing.assert_array_equal(bare[name], expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_converted_graph_is_valid_and_computes_what_the_simulation_does(data):
+    """Random graphs and islands. Inputs that half precision holds, and operators whose result is rounded once."""
+    operators = st.sampled_from(["Add", "Sub", "Mul"])
+    rows = data.draw(st.lists(st.tuples(operators, *[st.integers(0, 30)] * 2), min_size=1, max_size=12))
+    tensors, nodes = ["x", "w", "c"], [helper.make_node("Constant", [], ["c"], name="c", value_floats=[1 / 3])]
+    for i, (operator, a, b) in enumerate(rows):
+        pair = [tensors[a % len(tensors)], tensors[b % len(tensors)]]
+        nodes.append(helper.make_node(operator, pair, [f"t{i}"], name=f"t{i}"))
+        tensors.append(f"t{i}")
+    outputs = sorted({tensors[-1], data.draw(st.sampled_from(tensors[3:]))})
+    graph = helper.make_graph(
+        nodes,
+        "random",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in outputs],
+        [numpy_helper.from_array(np.array([300, 0.1, -7, 1000], np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+    keep = data.draw(st.sets(st.sampled_from([node.name for node in nodes])))
+    half = cast_islands(model, keep)
+    onnx.checker.check_model(half, full_check=True)
+    feeds = {"x": np.array([0.25, -2, 17, 333], np.float32)}
+    # ONNX's reference has float16 arithmetic; ONNX Runtime on a CPU leaves some of the rounding out.
+    with np.errstate(all="ignore"):
+        found = ReferenceEvaluator(half).run(outputs, feeds)
+    expected = open_session(round_results(model, keep=keep), optimise=False).run(outputs, feeds)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_block_lists_fit_the_published_converter(model):
+    lists = block_lists(model, PLAN)
+    assert lists["node_block_list"] == ["far", "back"]
+    assert "NonMaxSuppression" in lists["op_block_list"]
+    # The converter casts around each blocked node by itself, and so through float16 inside of an island.
+    apart = convert_float_to_float16(model, keep_io_types=True, **lists)
+    assert np.isinf(run(apart)["back"]).all()
+    converted = join_islands(apart)
+    onnx.checker.check_model(converted, full_check=True)
+    np.testing.assert_allclose(run(converted)["back"], X["x"] * 2, atol=0.02)
+
+
+def test_a_plan_is_written_and_read(tmp_path):
+    path = save(PLAN, tmp_path / "plan.json")
+    assert load(path) == PLAN
+    path.write_text('{"nodes": [{"name": "far"}]}')
+    assert load(path).names == ("far",)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"nodes": [{}]}', '{"nodes": ["far"]}', '{"nodes": 3}'])
+def test_a_file_that_is_no_plan_is_named(tmp_path, text):
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(PlanError, match=r"plan\.json is no precision plan"):
+        load(path)
+    path.write_text(json.dumps({"nodes": [{"name": ""}]}))
+    with pytest.raises(PlanError, match="a node without a name"):
+        load(path)
+    with pytest.raises(PlanError, match="no precision plan to read"):
+        load(tmp_path / "none.json")
+
+
+def test_a_plan_for_another_graph_is_refused(model):
+    other = Plan((PlanNode("nowhere", "Add", ""),))
+    for use in (layer_names, block_lists):
+        with pytest.raises(HalfPrecisionError, match="no node 'nowhere'"):
+            use(model, other)
+    with pytest.raises(HalfPrecisionError, match="no node 'nowhere'"):
+        cast_islands(model, other.names)
+    assert layer_names(model, PLAN) == ("far", "back")
+
+
+@pytest.mark.slow
+def test_the_embedded_model_runs_with_its_plan_in_float16(emoji_detector, tmp_path):
+    """The types are in the graph; ONNX Runtime computes on a CPU what it has no float16 kernel for in float32."""
+    model = export.load_onnx(export.export_onnx(emoji_detector, tmp_path / "x.onnx"))
+    feeds = {"input": prepare(read_picture(DATA / "demo" / "crowd.jpg")).tensor}
+    plan = find_plan(model, feeds).plan
+    names = ["dets", "labels", "masks"]
+    exact = dict(zip(names, open_session(model).run(names, feeds), strict=True))
+    half = cast_islands(model, plan.names)
+    path = tmp_path / "half.onnx"
+    onnx.save(half, path)
+    assert path.stat().st_size < 0.7 * (tmp_path / "x.onnx").stat().st_size
+    found = dict(zip(names, open_session(export.load_onnx(path), optimise=False).run(names, feeds), strict=True))
+    outcome = same_detections(exact)(found)
+    assert outcome.passed, outcome.detail
+    assert (found["masks"] != exact["masks"]).mean() < 1e-3
+    converted = join_islands(convert_float_to_float16(model, keep_io_types=True, **block_lists(model, plan)))
+    found = dict(zip(names, open_session(converted).run(names, feeds), strict=True))
+    outcome = same_detections(exact)(found)
+    assert outcome.passed, outcome.detail
