@@ -8,8 +8,8 @@ plugins and one engine a case:
 - ``fp32``: the ``mmcv`` flavour, batch 1; ``fp32-multi-level``: the same with one MultiLevelRoIAlign a head.
 - ``fp32-dynamic``: any batch up to ``--batch``. Aligned in batches of different pictures, each at every place.
 - ``fp16``: half precision everywhere that TensorRT likes it. Expected to disagree: chapter 07 says why.
-- ``fp16-plan``: with ``--plan FILE``, half precision but for the nodes of a precision plan, JSON as in
-  ``{"nodes": [{"name": "Mul_12", "reason": "overflows"}]}``.
+- ``fp16-plan``: with ``--plan FILE``, half precision but for the nodes of a plan of
+  ``helpers.precision_plan`` for the ``mmcv`` flavour.
 
 The last two where this TensorRT takes precisions from flags (up to 10). Every engine runs the demo pictures, with
 ``--in-flight`` runs at a time, each on its own stream, and is compared with ONNX Runtime under the contract of
@@ -34,6 +34,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import onnx
 
-from helpers import artifacts, evaluation, models, ort_runner, parity, paths, plugin_graph, preprocess
+from helpers import artifacts, evaluation, models, ort_runner, parity, paths, plugin_graph, precision_plan, preprocess
 from helpers import tensorrt_runner as trt
 from helpers.detections import Detections
 from helpers.errors import CourseError
@@ -52,39 +53,6 @@ CASES = ("fp32", "fp32-multi-level", "fp32-dynamic", "fp16")
 WITH_PLAN = "fp16-plan"
 DEMO = ("crowd", "huge", "tiny", "twins")
 SHAPE = (3, preprocess.INPUT_HEIGHT, preprocess.INPUT_WIDTH)
-
-
-class PlanError(CourseError):
-    """A precision plan cannot be read, or names nodes that the graph has not."""
-
-
-def read_plan(path: Path) -> tuple[str, ...]:
-    """The names of the nodes that a precision plan keeps in FP32.
-
-    Raises:
-        PlanError: no such file, or not a plan.
-    """
-    step = 'write it as {"nodes": [{"name": "Mul_12", "reason": "overflows"}]}'
-    try:
-        names = tuple(node["name"] for node in json.loads(path.read_text())["nodes"])
-    except OSError as error:
-        raise PlanError(f"the plan {path} cannot be read ({error.strerror})", step) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise PlanError(f"{path} is not a precision plan", step) from error
-    if not names or not all(isinstance(name, str) for name in names):
-        raise PlanError(f"the plan {path} names no nodes", step)
-    return names
-
-
-def require_nodes(names: Sequence[str], onnx_path: Path) -> None:
-    """Raises :class:`PlanError` unless the graph has a node of each name."""
-    missing = sorted(set(names) - {node.name for node in load_onnx(onnx_path).graph.node})
-    if missing:
-        raise PlanError(
-            f"the plan names {len(missing)} of {len(set(names))} nodes that {onnx_path.name} does not have, "
-            f"{missing[0]} for one",
-            "make the plan from this graph",
-        )
 
 
 def options(case: str, batch: int, keep_fp32: tuple[str, ...] = ()) -> trt.BuildOptions:
@@ -267,18 +235,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.repeats < 1 or given.in_flight < 1:
         parser.error("--repeats and --in-flight start at 1")
     try:
-        keep_fp32 = read_plan(given.plan) if given.plan else ()
+        plan = precision_plan.load(given.plan) if given.plan else None
         if reason := trt.why_not():
             print(f"Cannot verify here: {reason}", file=sys.stderr)
             return 2
-        if keep_fp32:
-            require_nodes(keep_fp32, graph(WITH_PLAN))
+        keep_fp32 = precision_plan.layer_names(load_onnx(graph(WITH_PLAN)), plan) if plan else ()
         library = trt.build_plugin_library()
     except CourseError as error:
         print(f"Cannot verify here: {error}", file=sys.stderr)
         return 2
     cases: dict[str, dict[str, Any]] = {}
-    for case in [*given.cases, *([WITH_PLAN] if keep_fp32 else [])]:
+    for case in [*given.cases, *([WITH_PLAN] if plan else [])]:
         print(f"--- {case}", flush=True)
         try:
             cases[case] = verify(case, library, given, keep_fp32)
@@ -292,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "note": "fp32 agrees if every picture keeps the contract and AP moves by at most 0.1 points; fp16 if AP does",
         "model": models.model_spec("emoji").name,
         "repeats": given.repeats,
-        "plan": list(keep_fp32),
+        "plan": [asdict(node) for node in plan.nodes] if plan else None,
         "cases": cases,
     }
     artifacts.write_text(given.output, json.dumps(record, indent=1) + "\n")

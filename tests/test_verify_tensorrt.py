@@ -63,8 +63,8 @@ def as_if_ready(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A machine that claims to have everything; the list gets the cases that are verified, none of which is."""
     seen: list[str] = []
 
-    def verify(case: str, *_: Any) -> dict[str, Any]:
-        seen.append(case)
+    def verify(case: str, library: Path, given: Any, keep_fp32: tuple[str, ...] = ()) -> dict[str, Any]:
+        seen.append(f"{case} {' '.join(keep_fp32)}".strip())
         if case == "fp32":
             raise RuntimeError("no such kernel")
         return answer()
@@ -105,8 +105,9 @@ def test_a_case_that_fails_is_recorded_and_the_next_one_runs(
 def test_a_plan_adds_a_case(script: Any, as_if_ready: list[str], tmp_path: Path) -> None:
     given = ["--output", str(tmp_path / "x.json"), "--cases", "fp16", "--plan", str(plan(tmp_path, "second"))]
     assert script.main(given) == 0
-    assert as_if_ready == ["fp16", "fp16-plan"]
-    assert json.loads((tmp_path / "x.json").read_text())["plan"] == ["second"]
+    assert as_if_ready == ["fp16 second", "fp16-plan second"]  # options() gives them to the second only
+    (kept,) = json.loads((tmp_path / "x.json").read_text())["plan"]
+    assert (kept["name"], kept["reason"]) == ("second", "overflows")
 
 
 def test_a_plan_of_another_graph_is_one_sentence_and_builds_nothing(
@@ -115,31 +116,26 @@ def test_a_plan_of_another_graph_is_one_sentence_and_builds_nothing(
     given = ["--output", str(tmp_path / "x.json"), "--plan", str(plan(tmp_path, "first", "Mul_9", "Div_3"))]
     assert script.main(given) == 2
     assert capsys.readouterr().err == (
-        "Cannot verify here: the plan names 2 of 3 nodes that small.onnx does not have, Div_3 for one: "
-        "make the plan from this graph.\n"
+        "Cannot verify here: the graph has no node 'Div_3' (2 of 3 to keep are missing): "
+        "take the names from this graph.\n"
     )
     assert as_if_ready == []
     assert not (tmp_path / "x.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (None, r"nowhere\.json cannot be read \(No such file"),
-        ("{", "is not a precision plan: write it as"),
-        ('["first"]', "is not a precision plan"),
-        ('{"nodes": ["first"]}', "is not a precision plan"),
-        ('{"nodes": [{"reason": "overflows"}]}', "is not a precision plan"),
-        ('{"nodes": [{"name": 3}]}', "names no nodes"),
-        ('{"nodes": []}', "names no nodes"),
-    ],
-)
-def test_what_is_no_plan_is_refused(script: Any, tmp_path: Path, text: str | None, words: str) -> None:
-    path = tmp_path / "nowhere.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(script.PlanError, match=words):
-        script.read_plan(path)
+def test_what_is_no_plan_is_one_sentence(
+    script: Any, as_if_ready: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan.json").write_text("{")
+    assert script.main(["--output", str(tmp_path / "x.json"), "--plan", str(tmp_path / "plan.json")]) == 2
+    assert "Cannot verify here: " in (said := capsys.readouterr().err)
+    assert "is no precision plan: write" in said
+    assert as_if_ready == []
+
+
+def test_an_empty_plan_is_a_plan(script: Any, as_if_ready: list[str], tmp_path: Path) -> None:
+    assert script.main(["--output", str(tmp_path / "x.json"), "--cases", "fp16", "--plan", str(plan(tmp_path))]) == 0
+    assert as_if_ready == ["fp16", "fp16-plan"]
 
 
 def found(x: float) -> Detections:
