@@ -53,6 +53,12 @@ def test_with_several_ways_out_the_result_passes_and_no_node_of_it_is_idle(ways,
     assert not any(test(kept - {name}) for name in kept)
 
 
+def test_a_node_that_another_made_needed_is_tried_again():
+    passing = [{"a", "b", "c"}, {"a", "c"}, {"c"}]
+    found = minimal_set(Trials(lambda keep: set(keep) in passing), ["a", "b", "c"])
+    assert found.nodes == ("c",)
+
+
 def test_a_set_is_tried_once_and_an_interrupted_search_goes_on(tmp_path):
     needed, tried, path = {"n3", "n4", "n20"}, [], tmp_path / "trials.json"
 
