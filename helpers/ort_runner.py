@@ -62,7 +62,7 @@ class OnnxRunner:
         """Run the graph on ``input``; returns the named outputs (all by default).
 
         Raises:
-            RunnerError: a wrong input shape or type, or an output that does not exist.
+            RunnerError: a wrong input shape or type, an output that does not exist, or a node that stops the run.
         """
         wanted = self.output_names if outputs is None else tuple(outputs)
         if missing := [name for name in wanted if name not in self.output_names]:
@@ -77,8 +77,7 @@ class OnnxRunner:
                 f"{self.name} takes float32 {list(self.input_shape)}, got {tensor.dtype} {list(tensor.shape)}",
                 "prepare the picture with helpers.preprocess.prepare",
             )
-        results = self.session.run(list(wanted), {self.session.get_inputs()[0].name: tensor})
-        return dict(zip(wanted, results, strict=True))
+        return run_session(self.session, wanted, {self.session.get_inputs()[0].name: tensor})
 
     def detect_prepared(self, prepared: NetworkInput, *, drop_padding: bool = True) -> Detections:
         """Detections of one prepared picture, in pixels of the network's input; masks cover the resized picture,

@@ -122,6 +122,8 @@ def test_damaged_files_and_wrong_requests_are_named(files, tensor, tmp_path):
         runner.run(np.zeros((1, 3, 8, 8), np.float32))
     with pytest.raises(RunnerError, match="no output 'proposals'"):
         runner.run(tensor, ["proposals"])
+    with pytest.raises(RunnerError, match="stopped inside the graph .*RoiAlign"):
+        runner.run(np.full_like(tensor, np.nan))
 
 
 @pytest.mark.slow
