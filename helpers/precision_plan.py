@@ -107,14 +107,18 @@ def block_lists(model: onnx.ModelProto, plan: Plan) -> dict[str, list[str]]:
     """Arguments ``node_block_list`` and ``op_block_list`` of ``convert_float_to_float16``, as ``onnxconverter_common``
     and ``onnxruntime.transformers.float16`` both have it.
 
-    The operators are those that ONNX does not have in float16 at all; the converters' default list is longer.
+    The operators are those that ONNX does not have in float16 at all; the converters' default list is longer. Constants
+    that the plan's nodes read are listed with them: the converters would store them in float16, and clamp them to
+    65,504, whoever reads them.
 
     Raises:
         helpers.half.HalfPrecisionError: the plan names a node that is not in the graph.
     """
     require_nodes(model, plan.names)
     foreign = {node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}
-    return {"node_block_list": list(plan.names), "op_block_list": sorted({*FP32_ONLY, "Resize", *foreign})}
+    read = {name for node in model.graph.node if node.name in plan.names for name in node.input}
+    constants = [n.name for n in model.graph.node if n.op_type == "Constant" and n.output[0] in read]
+    return {"node_block_list": [*plan.names, *constants], "op_block_list": sorted({*FP32_ONLY, "Resize", *foreign})}
 
 
 def join_islands(model: onnx.ModelProto) -> onnx.ModelProto:

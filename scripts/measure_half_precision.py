@@ -1,10 +1,12 @@
-"""Average precision of the embedded model in simulated half precision, with the ways to save it: one table, one JSON.
+"""Average precision in simulated half precision, with the ways to save it: one table, one JSON.
 
     python scripts/measure_half_precision.py --output evidence/half_precision_cpu.json
+    python scripts/measure_half_precision.py --model r50 --random-weights --output evidence/half_precision_r50.json
 
 Runs on any CPU, about 4 s a picture and row on two cores. Each row is written as soon as it is measured, and a second
 call goes on with the rows that are missing; ``--pictures`` takes the first few of the 48 scenes only, and ``--rows``
-some of the rows.
+some of the rows. With random weights, which need no checkpoint, AP means nothing and is left out: what is measured then
+is the agreement with FP32 on one demo scene.
 
 The rows: the graph in FP32; in half precision as it is; with the article's first and last list of operator types in
 FP32; with the types that an automatic elimination leaves of the first; with the minimal plan, alone and with the nodes
@@ -30,7 +32,7 @@ import numpy as np
 import onnx
 import pandas as pd
 
-from helpers import artifacts, evaluation, export, paths
+from helpers import artifacts, evaluation, export, models, paths
 from helpers.errors import CourseError
 from helpers.half import hunt, round_results
 from helpers.ort_runner import OnnxRunner
@@ -44,8 +46,11 @@ PICTURE = "crowd"
 class Rows:
     """The graphs of the table, each made when it is asked for."""
 
-    def __init__(self) -> None:
-        self.plain = export.load_onnx(export.make_onnx("emoji", "standard"))
+    def __init__(self, model: str, random_weights: bool) -> None:
+        self.model = model
+        self.detector = models.build_random_detector(model) if random_weights else models.load_detector(model)
+        self.prefix = "random-" if random_weights else ""
+        self.plain = self._export(export.CORRECT["standard"], "")
         tensor = prepare(read_picture(paths.DATA / "demo" / f"{PICTURE}.jpg")).tensor
         self.feeds = {"input": tensor}
         self.reference = OnnxRunner(self.plain).run(tensor, ["dets", "labels"])
@@ -62,6 +67,12 @@ class Rows:
             "patches without p31 (RPN levels by offset)": lambda: self._patched("p31_rpn_levels_by_row"),
             "patches without p34 (area of RoIs)": lambda: self._patched("p34_roi_scale_without_area"),
         }
+
+    def _export(self, applied: tuple[str, ...], label: str) -> onnx.ModelProto:
+        label = f"{self.prefix}{label}".rstrip("-")
+        return export.load_onnx(
+            export.make_onnx(self.model, "standard", applied=applied, label=label, detector=self.detector)
+        )
 
     def _kept(self, names: Any) -> tuple[onnx.ModelProto, int]:
         return round_results(self.plain, keep=names), len(names)
@@ -91,24 +102,28 @@ class Rows:
     def _patched(self, left_out: str = "", form: str = "float16") -> tuple[onnx.ModelProto, int]:
         chosen = tuple(name for name in export.HALF if name != left_out)
         label = f"half-{left_out.split('_')[0] or 'all'}"
-        path = export.make_onnx("emoji", "standard", applied=(*export.CORRECT["standard"], *chosen), label=label)
-        return round_results(export.load_onnx(path), form=form), 0
+        return round_results(self._export((*export.CORRECT["standard"], *chosen), label), form=form), 0
 
 
-def measure(rows: Rows, name: str, pictures: evaluation.EvaluationSet) -> dict[str, Any]:
-    """One row of the table."""
+def measure(rows: Rows, name: str, pictures: evaluation.EvaluationSet | None) -> dict[str, Any]:
+    """One row of the table, without AP where there are no pictures."""
     model, nodes = rows.makers[name]()
     runner = OnnxRunner(model, optimise=name == "FP32")
     found = runner.run(rows.feeds["input"], ["dets", "labels"])
     same = agreement(rows.reference, found)
-    start = time.perf_counter()
-    result = evaluation.evaluate(pictures, runner.detect, description=name)
-    return {
+    row = {
         "row": name,
         "nodes in FP32": nodes,
         f"not finite in dets of {PICTURE!r}": same.non_finite,
         "share with a partner": round(same.share, 4),
         "median box error, px": None if np.isnan(same.box) else round(same.box, 3),
+    }
+    if pictures is None:
+        return row
+    start = time.perf_counter()
+    result = evaluation.evaluate(pictures, runner.detect, description=name)
+    return {
+        **row,
         "box AP": round(result.box, 4),
         "mask AP": round(result.mask, 4),
         "seconds a picture": round((time.perf_counter() - start) / len(pictures), 2),
@@ -118,11 +133,13 @@ def measure(rows: Rows, name: str, pictures: evaluation.EvaluationSet) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write, and to go on with")
+    parser.add_argument("--model", default="emoji", metavar="NAME", help="emoji (default) or r50")
+    parser.add_argument("--random-weights", action="store_true", help="random weights: agreement only, no AP")
     parser.add_argument("--pictures", type=int, default=48, help="how many of the scenes (default: all 48)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows only, by name")
     parser.add_argument("--commit", default="", help="commit of the measured code, for the record")
     arguments = parser.parse_args()
-    rows = Rows()
+    rows = Rows(arguments.model, arguments.random_weights)
     strangers = set(arguments.rows or ()) - rows.makers.keys()
     if strangers:
         raise CourseError(f"there is no row {min(strangers)!r}", f"use some of: {', '.join(rows.makers)}")
@@ -131,8 +148,8 @@ def main() -> None:
         raise CourseError(f"there are {len(whole)} scenes, not {arguments.pictures}", "ask for as many or fewer")
     about = {
         "what": "simulated half precision (every float result rounded) in ONNX Runtime on a CPU; see the script",
-        "model": "emoji",
-        "pictures": arguments.pictures,
+        "model": f"{arguments.model}, random weights" if arguments.random_weights else arguments.model,
+        "pictures": 0 if arguments.random_weights else arguments.pictures,
         "processor": platform.processor() or platform.machine(),
     }
     done: list[dict[str, Any]] = []
@@ -144,7 +161,8 @@ def main() -> None:
     for name in arguments.rows or rows.makers:
         if name in [row["row"] for row in done]:
             continue
-        done.append({**measure(rows, name, whole.head(arguments.pictures)), "commit": arguments.commit})
+        pictures = None if arguments.random_weights else whole.head(arguments.pictures)
+        done.append({**measure(rows, name, pictures), "commit": arguments.commit})
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
         done.sort(key=lambda row: list(rows.makers).index(row["row"]))
         record = {**about, "date": date, "rows": done}

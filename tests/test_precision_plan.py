@@ -148,6 +148,20 @@ def test_the_block_lists_fit_the_published_converter(model):
     np.testing.assert_allclose(run(converted)["back"], X["x"] * 2, atol=0.02)
 
 
+def test_a_constant_of_an_island_is_not_clamped_by_the_published_converter(model):
+    """The box head's class offsets are such a constant: to 65,504 the converter would make of 96,064."""
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "offset")
+    model.graph.initializer.remove(weight)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["offset"], name="offset_of_class", value=weight))
+    back = next(node for node in model.graph.node if node.name == "back")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([96000], np.float32), "less"))
+    back.input[1] = "less"
+    lists = block_lists(model, PLAN)
+    assert lists["node_block_list"] == ["far", "back", "offset_of_class"]
+    converted = join_islands(convert_float_to_float16(model, keep_io_types=True, **lists))
+    np.testing.assert_allclose(run(converted)["back"], X["x"] * 2 + 64, atol=0.07)
+
+
 def test_a_plan_is_written_and_read(tmp_path):
     path = save(PLAN, tmp_path / "plan.json")
     assert load(path) == PLAN
