@@ -1,12 +1,12 @@
 """Build and run TensorRT engines, with full TensorRT 8.4 to 11.
 
 What differs between the versions is found with ``hasattr``, never by reading a version number: the explicit-batch flag,
-precision flags and layer precisions (gone in 11, where types come from the graph), named tensors (bindings by index
-before 8.5), the registry's ``load_library``, the progress monitor. Needs a GPU, TensorRT and pycuda; :func:`why_not`
-says what is missing. The tests prove the order of calls and the error paths only, against a recording fake;
-``scripts/verify_tensorrt.py`` is the proof on a machine with a GPU and TensorRT, and until a record of it is in
-``evidence/``, nobody has seen this module run an engine. Names and signatures are checked against TensorRT 10.13's by
-``scripts/check_tensorrt_types.py``.
+precision flags and layer precisions (gone in 11, where types come from the graph), strongly typed networks (from 9.0
+on), named tensors (bindings by index before 8.5), the registry's ``load_library``, the progress monitor. Needs a GPU,
+TensorRT and pycuda; :func:`why_not` says what is missing. The tests prove the order of calls and the error paths only,
+against a recording fake; ``scripts/verify_tensorrt.py`` is the proof on a machine with a GPU and TensorRT, and until a
+record of it is in ``evidence/``, nobody has seen this module run an engine. Names and signatures are checked against
+TensorRT 10.13's by ``scripts/check_tensorrt_types.py``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import subprocess
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -31,9 +31,10 @@ import onnx
 from tqdm.auto import tqdm
 from typing_extensions import override
 
-from helpers import artifacts, paths, plugin_graph
+from helpers import artifacts, paths, plugin_graph, precision_plan
 from helpers.detections import Detections
 from helpers.errors import CourseError
+from helpers.half import HalfPrecisionError
 from helpers.preprocess import NetworkInput
 
 if TYPE_CHECKING:
@@ -56,14 +57,18 @@ __all__ = [
     "PluginLibraryError",
     "TensorRTMissingError",
     "TensorRTRunner",
+    "Typing",
     "build_engine",
     "build_plugin_library",
     "load_plugins",
     "make_engine",
+    "typings",
     "why_not",
 ]
 
 Shape = tuple[int, ...]
+#: Who decides in which precision a layer computes; see :class:`BuildOptions`.
+Typing = Literal["weak", "strong"]
 Arrays = dict[str, npt.NDArray[Any]]
 _CREATORS = 5  # plugins/tensorrt/registry.cpp
 
@@ -93,10 +98,17 @@ class BuildOptions:
     """precision: "fp32" (TF32 off, for alignment) or "fp16". keep_fp32: names of ONNX nodes that stay in FP32 in an
     FP16 engine. profile: (least, usual, largest) shape of each input with dynamic dimensions, as ``(name, shapes)``.
     workspace: bytes that a layer may use for itself, at most.
+
+    typing: "weak", TensorRT chooses the precision of each layer, within the FP16 flag and the layer precisions that
+    keep_fp32 sets; "strong", every tensor has the type that the graph says, and the graph of an FP16 engine is
+    :func:`helpers.precision_plan.cast_islands` of the ONNX file and keep_fp32; "auto", the first of :func:`typings`.
+    In a strongly typed FP16 engine our plugins compute in FP32 (``cast_islands`` leaves operators of other domains so;
+    their kernels know half too) and NonMaxSuppression reads FP32; in a weakly typed one TensorRT chooses for them too.
     """
 
     precision: Literal["fp32", "fp16"] = "fp32"
     keep_fp32: tuple[str, ...] = ()
+    typing: Literal["auto", "weak", "strong"] = "auto"
     profile: tuple[tuple[str, tuple[Shape, Shape, Shape]], ...] = ()
     workspace: int = 4 << 30
 
@@ -153,6 +165,25 @@ def machine() -> dict[str, Any]:
         "gpu": device.name(),
         "compute capability": ".".join(map(str, device.compute_capability())),
     }
+
+
+def typings() -> tuple[Typing, ...]:
+    """The kinds of network that this TensorRT builds, the one that "auto" takes first: ("weak",) before 9.0, both up to
+    10, ("strong",) from 11 on. Raises :class:`TensorRTMissingError`.
+    """
+    weak = hasattr(trt.BuilderFlag, "FP16")
+    # The flag is ignored in 11, where every network is strongly typed, and may go.
+    strong = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not weak
+    return (*(("weak",) if weak else ()), *(("strong",) if strong else ()))
+
+
+def _with_typing(options: BuildOptions) -> BuildOptions:
+    """The options with "weak" or "strong" in the place of "auto"."""
+    have = typings()
+    typing = have[0] if options.typing == "auto" else options.typing
+    if typing not in have:
+        raise EngineBuildError(f"this TensorRT has no {typing} typing", f"set BuildOptions.typing to {have[0]!r}")
+    return replace(options, typing=typing)
 
 
 class _Log:
@@ -250,14 +281,17 @@ def build_engine(
     Raises:
         TensorRTMissingError, EngineBuildError.
     """
+    options = _with_typing(options)
     log = _Log()
     builder = trt.Builder(log.logger)
     flags = 0
     if hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"):
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+    if options.typing == "strong" and hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, log.logger)
-    graph = _for_this_version(onnx_path)
+    graph = _for_this_version(onnx_path, options)
     if not parser.parse(graph):
         said = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors)) or log.words()
         raise EngineBuildError(
@@ -288,22 +322,28 @@ def build_engine(
     return Path(path)
 
 
-def _for_this_version(onnx_path: Path) -> bytes:
-    """The graph as this version's parser wants it."""
+def _for_this_version(onnx_path: Path, options: BuildOptions) -> bytes:
+    """The graph as this version's parser wants it, with float16 in it where the types come from the graph."""
     model = onnx.load(onnx_path)
     # Before named tensors (8.5), NonMaxSuppression is our plugin, which takes its thresholds as attributes.
     if not hasattr(trt, "TensorIOMode"):
         model = plugin_graph.thresholds_to_attributes(model)
+    if _half_in_graph(options):
+        try:
+            model = precision_plan.cast_islands(model, options.keep_fp32)
+        except HalfPrecisionError as error:
+            raise EngineBuildError(error.problem, error.next_step) from error
     return bytes(model.SerializeToString())
 
 
+def _half_in_graph(options: BuildOptions) -> bool:
+    return options.precision == "fp16" and options.typing == "strong"
+
+
 def _set_precision(config: trt.IBuilderConfig, network: trt.INetworkDefinition, options: BuildOptions) -> None:
-    if options.precision == "fp32":
+    # A strongly typed network allows neither the flag nor layer precisions.
+    if options.precision == "fp32" or options.typing == "strong":
         return
-    if not hasattr(trt.BuilderFlag, "FP16"):
-        raise EngineBuildError(
-            "this TensorRT takes precisions from the graph only", "convert the ONNX file's types and build it as fp32"
-        )
     config.set_flag(trt.BuilderFlag.FP16)
     if not options.keep_fp32:
         return
@@ -401,12 +441,14 @@ def make_engine(
     plugins: Path | None = None,
 ) -> Path:
     """``build/<model>/<onnx file>-<label>.engine``, built if it is not there or anything it depends on has changed:
-    the ONNX file, TensorRT, the GPU, the options, the plugin library (built by CMake if ``plugins`` is None).
+    the ONNX file, TensorRT, the GPU, the options, the plugin library (built by CMake if ``plugins`` is None), and what
+    turns the graph into float16, where that is done. "auto" and the typing that it stands for are the same option.
 
     Raises:
         TensorRTMissingError, PluginLibraryError, EngineBuildError.
     """
     where = machine()
+    options = _with_typing(options)
     library = build_plugin_library() if plugins is None else plugins
     load_plugins(library)
     inputs = {
@@ -415,6 +457,10 @@ def make_engine(
         "options": asdict(options),
         "plugins": artifacts.file_input(library),
     }
+    if _half_in_graph(options):
+        inputs["float16"] = [
+            artifacts.file_input(paths.REPO_ROOT / "helpers" / name) for name in ("precision_plan.py", "half.py")
+        ]
     folder = paths.build_dir(model_name)
     cache = folder / "tensorrt.timing"
 

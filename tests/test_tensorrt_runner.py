@@ -53,21 +53,33 @@ class Fake:
 
     def __init__(self, version: str, **parts: Any) -> None:
         self.calls: list[str] = []
+        self.network_flags: list[int] = []
+        self.parsed: list[bytes] = []
         calls = self.calls
         flags = {"TF32": 0, "FP16": 1, "OBEY_PRECISION_CONSTRAINTS": 2} if version != "11" else {"TF32": 0}
         tensor = types.SimpleNamespace(name="input", shape=(1, 3, 4, 4), dtype="float32")
         layer = Recorder(calls, "layer", name="conv", metadata="", num_outputs=1, get_output=lambda _: tensor)
         network = {"num_layers": 1, "get_layer": lambda _: layer, "num_inputs": 1, "get_input": lambda _: tensor}
         config = Recorder(calls, "config", **parts.get("config", {}))
+        creation = {"8.4": {"EXPLICIT_BATCH": 0}, "10": {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}}
+
+        def make_network(wanted: int) -> Any:
+            self.network_flags.append(wanted)
+            return Recorder(calls, "network", **{**network, **parts.get("network", {})})
+
+        def parse(data: bytes) -> bool:
+            self.parsed.append(data)
+            return True
+
         self.builder = Recorder(
             calls,
             "builder",
-            create_network=lambda _: Recorder(calls, "network", **{**network, **parts.get("network", {})}),
+            create_network=make_network,
             create_builder_config=lambda: config,
             create_optimization_profile=lambda: Recorder(calls, "profile"),
             **{"build_serialized_network": lambda *_: b"engine", **parts.get("builder", {})},
         )
-        parser = Recorder(calls, "parser", **parts.get("parser", {}))
+        parser = Recorder(calls, "parser", **{"parse": parse, **parts.get("parser", {})})
 
         class ILogger:
             INTERNAL_ERROR, ERROR, WARNING = "i", "e", "w"
@@ -84,7 +96,7 @@ class Fake:
             Builder=make_builder,
             OnnxParser=lambda *_: parser,
             BuilderFlag=types.SimpleNamespace(**flags),
-            NetworkDefinitionCreationFlag=types.SimpleNamespace(**({} if version == "11" else {"EXPLICIT_BATCH": 0})),
+            NetworkDefinitionCreationFlag=types.SimpleNamespace(**creation.get(version, {"STRONGLY_TYPED": 0})),
             MemoryPoolType=types.SimpleNamespace(WORKSPACE=0),
             float32="float32",
             float16="float16",
@@ -178,12 +190,104 @@ def test_half_precision_keeps_the_named_layers_in_fp32(
     assert not (tmp_path / "y.engine").exists()
 
 
-def test_strongly_typed_versions_say_where_precision_comes_from(
+def parsed_types(fake: Fake) -> dict[str, int]:
+    """The float types of the nodes' results in the graph that the parser got last."""
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(fake.parsed[-1]), strict_mode=True)
+    values = (*model.graph.value_info, *model.graph.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+@pytest.mark.parametrize(
+    ("version", "typing", "flags"),
+    [("8.4", "auto", 0b01), ("10", "auto", 0b01), ("10", "weak", 0b01), ("10", "strong", 0b11), ("11", "auto", 0b1),
+     ("11", "strong", 0b1)],
+)  # fmt: skip
+def test_half_precision_comes_from_flags_or_from_the_graph_never_from_both(
+    version: str, typing: Any, flags: int, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(version)
+    calls = use(monkeypatch, fake)
+    tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions("fp16", typing=typing))
+    assert fake.network_flags == [flags]
+    in_graph = TensorProto.FLOAT16 in parsed_types(fake).values()
+    assert in_graph == (typing == "strong" or version == "11")
+    assert ("config.set_flag" in calls) != in_graph
+
+
+def test_a_strongly_typed_graph_has_the_plan_in_it_and_the_layers_none(
     graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(monkeypatch, Fake("11"))
-    with pytest.raises(tr.EngineBuildError, match="from the graph only"):
+    model = onnx.load(graph)
+    model.graph.node.append(helper.make_node("Relu", ["y"], ["z"], name="far"))
+    model.graph.output[0].name = "z"
+    onnx.save(model, graph)
+    fake = Fake("11")
+    calls = use(monkeypatch, fake)
+    tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions("fp16", keep_fp32=("far",)))
+    kinds = parsed_types(fake)
+    assert (kinds["y"], kinds["z"]) == (TensorProto.FLOAT16, TensorProto.FLOAT)
+    assert not [call for call in calls if call.startswith("layer.")]
+    with pytest.raises(tr.EngineBuildError, match="the graph has no node 'nowhere'"):
+        tr.build_engine(graph, tmp_path / "y.engine", tr.BuildOptions("fp16", keep_fp32=("nowhere",)))
+    assert not (tmp_path / "y.engine").exists()
+
+
+@pytest.mark.parametrize(("version", "flags"), [("10", 0b11), ("11", 0b1)])
+def test_single_precision_leaves_the_graph_alone(
+    version: str, flags: int, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(version)
+    use(monkeypatch, fake)
+    tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions(typing="strong"))
+    assert fake.network_flags == [flags]
+    assert fake.parsed == [graph.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("version", "have", "missing"),
+    [("8.4", ("weak",), "strong"), ("10", ("weak", "strong"), None), ("11", ("strong",), "weak"),
+     ("12", ("strong",), "weak")],
+)  # fmt: skip
+def test_a_typing_that_the_version_has_not_is_one_sentence(
+    version: str, have: tuple[str, ...], missing: Any, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake("11" if version == "12" else version)
+    if version == "12":  # the flag that 11 ignores is gone
+        del fake.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    use(monkeypatch, fake)
+    assert tr.typings() == have
+    if missing:
+        with pytest.raises(
+            tr.EngineBuildError, match=f"has no {missing} typing: set BuildOptions.typing to '{have[0]}'"
+        ):
+            tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions(typing=missing))
         tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions("fp16"))
+
+
+def test_an_engine_is_built_again_for_another_typing_and_for_another_converter(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = types.SimpleNamespace(serialize=lambda: b"timings")
+    fake = Fake("10", config={"create_timing_cache": lambda _: cache})
+    use(monkeypatch, fake)
+    monkeypatch.setattr(tr, "load_plugins", lambda _: None)
+    monkeypatch.setattr(tr.paths, "build_dir", lambda _: tmp_path)
+
+    def builds(**changed: Any) -> int:
+        before = len(fake.parsed)
+        tr.make_engine("emoji", graph, tr.BuildOptions("fp16", **changed), plugins=graph)
+        return len(fake.parsed) - before
+
+    assert [builds(), builds(), builds(typing="weak")] == [1, 0, 0], "auto stands for weak here"
+    assert [builds(typing="strong"), builds(typing="strong")] == [1, 0]
+    converter = tmp_path / "helpers" / "precision_plan.py"
+    converter.parent.mkdir()
+    converter.write_text("another")
+    converter.with_name("half.py").write_text("another")
+    monkeypatch.setattr(tr.paths, "REPO_ROOT", tmp_path)
+    assert [builds(typing="strong"), builds(typing="strong")] == [1, 0]
+    converter.with_name("half.py").write_text("and another")
+    assert [builds(typing="strong"), builds(typing="weak"), builds(typing="weak")] == [1, 1, 0]
 
 
 def test_the_parsers_words_are_in_the_error(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
