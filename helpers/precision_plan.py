@@ -1,7 +1,7 @@
 """A precision plan, the nodes of a graph that stay in FP32 and why, and three ways to carry it out.
 
 - :func:`cast_islands`: a float16 ONNX graph with Cast nodes around the islands, for a runtime that takes the types from
-  the graph (TensorRT's strong typing from 8.6 on, the only way from 11 on; ONNX Runtime).
+  the graph (TensorRT's strong typing from 9.0 on, the only way from 11 on; ONNX Runtime).
 - :func:`layer_names`: names for TensorRT's layer precisions, up to TensorRT 10 (``BuildOptions.keep_fp32`` of
   :mod:`helpers.tensorrt_runner`).
 - :func:`block_lists`: arguments for the float16 converter of ONNX Runtime or onnxconverter-common, which needs
@@ -166,7 +166,9 @@ def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.Mod
 
     Weights are stored in the precision that their readers compute in (twice, if both kinds read them). Inputs and
     outputs of the graph keep their float32 type. A tensor that crosses a border is cast once. The operators of
-    :data:`helpers.half.FP32_ONLY` and those of other domains than ONNX's own stay in float32.
+    :data:`helpers.half.FP32_ONLY` and those of other domains than ONNX's own stay in float32. (Our plugins have
+    half-precision kernels as well, but nothing in the graph says which operators do, and the functions that stand in
+    for them in ONNX Runtime do not.)
 
     ONNX Runtime on a CPU has few float16 kernels; it computes the other nodes in float32 and leaves out the rounding
     between them. What half precision does to the numbers is :func:`helpers.half.round_results`' to tell.

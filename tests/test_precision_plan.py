@@ -136,6 +136,61 @@ def test_a_converted_graph_is_valid_and_computes_what_the_simulation_does(data):
         np.testing.assert_array_equal(one, other)
 
 
+def test_operators_of_plugins_stay_in_float32(tmp_path):
+    """mmcv's operators between half-precision nodes; the RoIs, weights that only a plugin reads, stay exact."""
+    size = {"output_height": 2, "output_width": 2, "sampling_ratio": 2, "mode": "avg", "aligned": 1}
+    nodes = [
+        helper.make_node("Mul", ["x", "weight"], ["features"], name="features"),
+        helper.make_node(
+            "MMCVRoiAlign", ["features", "rois"], ["crops"], name="align", domain="mmcv", spatial_scale=0.5, **size
+        ),
+        helper.make_node("Mul", ["crops", "weight"], ["sharp"], name="sharp"),
+        helper.make_node(
+            "grid_sampler", ["sharp", "grid"], ["y"], name="paste", domain="mmcv",
+            interpolation_mode=0, padding_mode=0, align_corners=0,
+        ),
+    ]  # fmt: skip
+    rois = np.array([[0, 1.0003, 2, 9, 11], [0, 0, 0, 4, 4]], np.float32)
+    random = np.random.default_rng(0)
+    graph = helper.make_graph(
+        nodes,
+        "plugins",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8]),
+            helper.make_tensor_value_info("grid", TensorProto.FLOAT, [2, 5, 5, 2]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3, 5, 5])],
+        [
+            numpy_helper.from_array(np.array([1.7], np.float32), "weight"),
+            numpy_helper.from_array(rois, "rois"),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 11), helper.make_opsetid("mmcv", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    half = cast_islands(model)
+    onnx.checker.check_model(half, full_check=True)
+    casts = {node.output[0]: node for node in half.graph.node if node.op_type == "Cast"}
+    kinds = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+    align, paste = (node for node in half.graph.node if node.domain == "mmcv")
+    assert casts[align.input[0]].attribute[0].i == casts[paste.input[0]].attribute[0].i == TensorProto.FLOAT
+    assert paste.input[1] == "grid", "an input of the graph, never rounded"
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in half.graph.initializer}
+    np.testing.assert_array_equal(stored[align.input[1]], rois)
+    assert kinds == {"weight/half": TensorProto.FLOAT16, "rois/single": TensorProto.FLOAT}
+    multiplied = [node.input[0] for node in half.graph.node if node.op_type == "Mul"]
+    assert all(casts[name].attribute[0].i == TensorProto.FLOAT16 for name in multiplied)
+    feeds = {
+        "x": random.normal(size=(1, 3, 8, 8)).astype(np.float32),
+        "grid": random.uniform(-1, 1, (2, 5, 5, 2)).astype(np.float32),
+    }
+    (exact,) = open_session(model, optimise=False).run(["y"], feeds)
+    (found,) = open_session(half, optimise=False).run(["y"], feeds)
+    assert np.abs(exact).max() > 0.5
+    # Four roundings of numbers up to 4.
+    np.testing.assert_allclose(found, exact, atol=4 * 2**-10)
+    assert not np.array_equal(found, exact), "something was rounded"
+
+
 def test_the_block_lists_fit_the_published_converter(model):
     lists = block_lists(model, PLAN)
     assert lists["node_block_list"] == ["far", "back"]
@@ -210,5 +265,26 @@ def test_the_embedded_model_runs_with_its_plan_in_float16(emoji_detector, tmp_pa
     assert (found["masks"] != exact["masks"]).mean() < 1e-3
     converted = join_islands(convert_float_to_float16(model, keep_io_types=True, **block_lists(model, plan)))
     found = dict(zip(names, open_session(converted).run(names, feeds), strict=True))
+    outcome = same_detections(exact)(found)
+    assert outcome.passed, outcome.detail
+
+
+@pytest.mark.slow
+def test_the_patched_graph_for_plugins_has_consistent_types_and_runs(emoji_detector, tmp_path):
+    """What a strongly typed TensorRT gets for the case fp16-patched of scripts/verify_tensorrt.py, but smaller."""
+    shape = (256, 384)
+    applied = (*export.CORRECT["mmcv"], *export.HALF)
+    path = export.export_onnx(emoji_detector, tmp_path / "x.onnx", "mmcv", applied=applied, input_shape=(1, 3, *shape))
+    model = export.load_onnx(path)
+    half = cast_islands(model)
+    onnx.checker.check_model(half, full_check=True)
+    onnx.shape_inference.infer_shapes(half, strict_mode=True, check_type=True)
+    feeds = {"input": prepare(read_picture(DATA / "demo" / "crowd.jpg"), input_shape=shape).tensor}
+    names = ["dets", "labels"]
+    exact, found = (
+        dict(zip(names, open_session(graph, optimise=False, threads=2).run(names, feeds), strict=True))
+        for graph in (model, half)
+    )
+    assert (exact["dets"][0, :, 4] > 0.05).sum() > 20
     outcome = same_detections(exact)(found)
     assert outcome.passed, outcome.detail
