@@ -23,7 +23,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -153,7 +153,8 @@ def chromium() -> str | None:
 def render_with_netron(
     model: onnx.ModelProto, picture: Path, *, size: tuple[int, int] = (2000, 900), seconds: float = 60
 ) -> None:
-    """Let netron draw a graph in headless Chromium and save the window as PNG, whole or not at all.
+    """Let netron draw a graph in headless Chromium and save as much of it as the window holds as PNG, whole or not at
+    all. ``size``: the window's width and height in CSS px; the picture has up to twice as many.
 
     Raises:
         PlaceError: Chromium is not installed or made no picture in time.
@@ -177,7 +178,7 @@ def render_with_netron(
         command += ["--remote-debugging-port=0", "--remote-allow-origins=*", url]
         running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            temporary.write_bytes(_screenshot(Path(folder) / "profile", seconds))
+            temporary.write_bytes(_screenshot(Path(folder) / "profile", size, seconds))
         except (OSError, ValueError, KeyError, websocket.WebSocketException) as error:
             raise PlaceError("headless Chromium made no picture", "use the committed pictures") from error
         finally:
@@ -188,8 +189,8 @@ def render_with_netron(
                 netron.stop(address)
 
 
-def _screenshot(profile: Path, seconds: float) -> bytes:
-    """The page of a running Chromium as PNG, once netron has drawn its nodes (Chrome DevTools Protocol).
+def _screenshot(profile: Path, size: tuple[int, int], seconds: float) -> bytes:
+    """The graph on the page of a running Chromium as PNG, once netron has drawn it (Chrome DevTools Protocol).
 
     Chromium's own ``--screenshot`` does not wait for netron's layout, which is done in a worker.
     """
@@ -222,13 +223,29 @@ def _screenshot(profile: Path, seconds: float) -> bytes:
             if answer.get("id") == 1:
                 return dict(answer["result"])
 
-    drawn = "document.querySelectorAll('#canvas g.node, #target g.node').length > 0"
+    nodes = "[...document.querySelectorAll('#canvas g.node, #target g.node')]"
+    corners = f"{nodes}.map(n => n.getBoundingClientRect()).map(r => [r.left, r.top, r.right, r.bottom])"
+
+    def boxes() -> list[list[float]]:
+        answer = call("Runtime.evaluate", expression=corners, returnByValue=True)
+        return answer["result"].get("value") or []
+
     try:
-        wait(lambda: bool(call("Runtime.evaluate", expression=drawn)["result"].get("value")))
+        wait(lambda: bool(boxes()))
         time.sleep(1)
-        return base64.b64decode(call("Page.captureScreenshot", format="png")["data"])
+        clip = _around(boxes(), size)
+        return base64.b64decode(call("Page.captureScreenshot", format="png", clip=clip)["data"])
     finally:
         connection.close()
+
+
+def _around(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> dict[str, float]:
+    """The part of a window that holds the boxes (left, top, right, bottom), as the protocol describes it."""
+    margin = 30
+    left, top = (max(min(box[i] for box in boxes) - margin, 0) for i in (0, 1))
+    right, bottom = (min(max(box[i + 2] for box in boxes) + margin, size[i]) for i in (0, 1))
+    width, height = right - left, bottom - top
+    return {"x": left, "y": top, "width": width, "height": height, "scale": min(2.0, size[0] / width)}
 
 
 def _front_of(netron_url: str) -> ThreadingHTTPServer:

@@ -53,3 +53,10 @@ def test_without_chromium_only_a_picture_of_the_same_structure_is_shown(monkeypa
     assert "committed picture" in shown
     assert "A chain &lt;1&gt;" in shown
     assert "no picture" in graph_view.view(chain(names="abcdfe"), "here", "other")._repr_html_()
+
+
+def test_a_picture_shows_all_of_the_graph_that_the_window_holds_and_little_else():
+    inside = graph_view._around([(100, 200, 150, 220), (300, 90, 320, 110)], (2000, 900))
+    assert inside == {"x": 70, "y": 60, "width": 280, "height": 190, "scale": 2.0}
+    too_wide = graph_view._around([(-500, 10, -400, 30), (1990, 800, 2300, 1200)], (2000, 900))
+    assert too_wide == {"x": 0, "y": 0, "width": 2000, "height": 900, "scale": 1.0}
