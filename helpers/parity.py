@@ -182,9 +182,9 @@ def _describe(found: Detections, index: int, class_names: Sequence[str]) -> str:
     return f"{name} (score {found.scores[index]:.3f}) at [{box}]"
 
 
-def same_average_precision(first: AveragePrecision, second: AveragePrecision) -> bool:
-    """Whether box and mask AP differ by at most 0.1 points."""
-    return abs(first.box - second.box) <= AP_TOLERANCE and abs(first.mask - second.mask) <= AP_TOLERANCE
+def same_average_precision(first: AveragePrecision, second: AveragePrecision, tolerance: float = AP_TOLERANCE) -> bool:
+    """Whether box and mask AP differ by at most ``tolerance``, 0.1 points if not told otherwise."""
+    return abs(first.box - second.box) <= tolerance and abs(first.mask - second.mask) <= tolerance
 
 
 def table(results: Sequence[tuple[str, Parity]]) -> dict[str, list[Any]]:

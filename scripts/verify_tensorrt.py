@@ -7,20 +7,29 @@ plugins and one engine a case:
 
 - ``fp32``: the ``mmcv`` flavour, batch 1; ``fp32-multi-level``: the same with one MultiLevelRoIAlign a head.
 - ``fp32-dynamic``: any batch up to ``--batch``. Aligned in batches of different pictures, each at every place.
-- ``fp16``: half precision everywhere that TensorRT likes it. Expected to disagree: chapter 07 says why.
-- ``fp16-plan``: with ``--plan FILE``, half precision but for the nodes of a plan of
-  ``helpers.precision_plan`` for the ``mmcv`` flavour.
+- ``fp16``: half precision everywhere that TensorRT likes it. Expected to disagree (chapter 07 says why), so its verdict
+  is reported and counts for nothing; that it cannot be built or run does count.
+- ``fp16-patched``: the same for the graph without overflow (patches ``helpers.export.HALF``). Expected to agree.
+- ``fp16-plan``: the graph of ``fp16`` in half precision but for the nodes of ``--plan``, by layer precisions (where
+  TensorRT has them, up to 10).
+- ``fp16-typed``: the same plan with the types in the graph, strongly typed (from 9.0 on; the only way from 11 on).
 
-The last two where this TensorRT takes precisions from flags (up to 10). Every engine runs the demo pictures, with
-``--in-flight`` runs at a time, each on its own stream, and is compared with ONNX Runtime under the contract of
-``helpers.parity``; and it detects the validation set. FP32 agrees if every picture keeps the contract and AP moves by
-at most 0.1 points. Half precision cannot keep 1e-4 in every score: it agrees if its AP does; its pictures are in the
-record. A case that fails is reported, and the next one runs.
+``fp16`` and ``fp16-patched`` take what this TensorRT offers: its FP16 flag up to 10, types in the graph from 11 on.
+``--plan FILE`` is a plan of ``helpers.precision_plan`` for the ``mmcv`` flavour: its node names are not those of the
+``standard`` flavour. All cases run by default, those with a plan if there is one; ``--cases`` names the ones to run. A
+case that this TensorRT has no way for is reported as not run, and counts for nothing.
+
+Every engine runs the demo pictures, with ``--in-flight`` runs at a time, each on its own stream, and is compared with
+ONNX Runtime under the contract of ``helpers.parity``; and it detects the validation set. FP32 agrees if every picture
+keeps the contract and AP moves by at most 0.1 points. Half precision cannot keep 1e-4 in every score: it agrees if AP
+moves by at most 0.5 points; its pictures are in the record. (In simulated half precision, evidence/
+half_precision_cpu.json, AP moves by up to 0.4 points where nothing overflows, and by one point and more where something
+does.) A case that fails is reported, and the next one runs.
 
 Measured: ``latency ms``, one run from host memory to host memory with every output (389 MB of masks a picture);
 ``engine ms``, the engine alone by CUDA events; ``pictures a second`` with several runs in flight; the GPU's memory that
-runner, engine and buffers take. Exits with 0 if all that ran agreed, 1 if anything failed or disagreed, 2 if it cannot
-run here.
+runner, engine and buffers take. Exits with 0 if all cases that ran and count agreed, 1 if one failed or disagreed, 2 if
+nothing can be verified here.
 """
 
 from __future__ import annotations
@@ -47,25 +56,40 @@ from helpers import artifacts, evaluation, models, ort_runner, parity, paths, pl
 from helpers import tensorrt_runner as trt
 from helpers.detections import Detections
 from helpers.errors import CourseError
-from helpers.export import dynamic_options, load_onnx, make_onnx
+from helpers.export import CORRECT, HALF, dynamic_options, load_onnx, make_onnx
 
-CASES = ("fp32", "fp32-multi-level", "fp32-dynamic", "fp16")
-WITH_PLAN = "fp16-plan"
+CASES = ("fp32", "fp32-multi-level", "fp32-dynamic", "fp16", "fp16-patched", "fp16-plan", "fp16-typed")
+#: The cases that need a plan, and the typing by which each carries it out.
+WITH_PLAN: dict[str, trt.Typing] = {"fp16-plan": "weak", "fp16-typed": "strong"}
+#: Cases that are there to show a failure: whether they agree does not decide the exit status.
+EXPECTED_TO_FAIL = {"fp16": "expected: see chapter 07"}
+#: How far AP may move in half precision, from 0 to 1; where it comes from is said above.
+HALF_AP_TOLERANCE = 5e-3
 DEMO = ("crowd", "huge", "tiny", "twins")
 SHAPE = (3, preprocess.INPUT_HEIGHT, preprocess.INPUT_WIDTH)
 
 
 def options(case: str, batch: int, keep_fp32: tuple[str, ...] = ()) -> trt.BuildOptions:
     """The build options of one case."""
+    if case in WITH_PLAN:
+        return trt.BuildOptions("fp16", keep_fp32=keep_fp32, typing=WITH_PLAN[case])
     if case.startswith("fp16"):
-        return trt.BuildOptions("fp16", keep_fp32=keep_fp32 if case == WITH_PLAN else ())
+        return trt.BuildOptions("fp16")
     if case == "fp32-dynamic":
         return trt.BuildOptions(profile=(("input", ((1, *SHAPE), (1, *SHAPE), (batch, *SHAPE))),))
     return trt.BuildOptions()
 
 
+def not_here(case: str) -> str:
+    """Why this TensorRT has no way to build a case; empty if it has."""
+    typing = WITH_PLAN.get(case)
+    return "" if typing is None or typing in trt.typings() else f"this TensorRT has no {typing} typing"
+
+
 def graph(case: str) -> Path:
     """The ONNX file of one case, made if it is not there."""
+    if case == "fp16-patched":
+        return make_onnx("emoji", "mmcv", label="half-all", applied=(*CORRECT["mmcv"], *HALF))
     if case == "fp32-dynamic":
         return make_onnx("emoji", "mmcv", label="dynamic", **dynamic_options("mmcv"))
     path = make_onnx("emoji", "mmcv")
@@ -131,6 +155,12 @@ def average_precision(detector: trt.TensorRTRunner | ort_runner.OnnxRunner, name
     return evaluation.evaluate(evaluation.load_set(), detect, description=name)
 
 
+def same_ap(case: str, expected: evaluation.AveragePrecision, found: evaluation.AveragePrecision) -> bool:
+    """Whether a case's AP is near enough to ONNX Runtime's, for the precision of the case."""
+    tolerance = HALF_AP_TOLERANCE if case.startswith("fp16") else parity.AP_TOLERANCE
+    return parity.same_average_precision(expected, found, tolerance)
+
+
 @functools.cache
 def reference() -> tuple[dict[str, preprocess.NetworkInput], dict[str, Detections], evaluation.AveragePrecision]:
     """The demo pictures, and what ONNX Runtime finds in them and on the validation set."""
@@ -187,7 +217,7 @@ def verify(case: str, library: Path, given: argparse.Namespace, keep_fp32: tuple
         answer |= {"in flight": in_flight, "remark": remark}
         answer["pictures"] = align(runner, pictures, expected, largest)
         ap = average_precision(runner, case)
-        answer["AP"] = {"box": ap.box, "mask": ap.mask, "same": parity.same_average_precision(expected_ap, ap)}
+        answer["AP"] = {"box": ap.box, "mask": ap.mask, "same": same_ap(case, expected_ap, ap)}
         tensors = [prepared.tensor for prepared in pictures.values()]
         answer["speed"] = {
             str(size): measure(runner, tensors[:size], given.repeats, in_flight) for size in range(1, largest + 1)
@@ -198,6 +228,11 @@ def verify(case: str, library: Path, given: argparse.Namespace, keep_fp32: tuple
     return answer
 
 
+def counts_as_good(case: str, answer: Mapping[str, Any]) -> bool:
+    """Whether a case lets the exit status be 0: it agreed, was expected not to, or was not run."""
+    return "not run" in answer or answer["agrees"] or (case in EXPECTED_TO_FAIL and "error" not in answer)
+
+
 def table(cases: dict[str, dict[str, Any]]) -> str:
     """The cases as text: one line for each case and batch."""
     lines = [
@@ -205,11 +240,15 @@ def table(cases: dict[str, dict[str, Any]]) -> str:
         f"{'per s':>7} {'GPU MB':>7}  remark"
     ]
     for case, answer in cases.items():
+        if "not run" in answer:
+            lines.append(f"{case:17} not run: {answer['not run']}")
+            continue
         if "error" in answer:
             lines.append(f"{case:17} failed: {answer['error']}")
             continue
         broken = [picture for picture in answer["pictures"] if picture["broken by"]]
         remarks = [answer["remark"]] if answer["remark"] else []
+        remarks += [EXPECTED_TO_FAIL[case]] if case in EXPECTED_TO_FAIL and not answer["agrees"] else []
         remarks += [f"{broken[0]['picture']}: {broken[0]['broken by']}"] if broken else []
         for batch, speed in answer["speed"].items():
             lines.append(
@@ -223,8 +262,13 @@ def table(cases: dict[str, dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=paths.EVIDENCE / "tensorrt.json", help="where the record goes")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, help="which to run; default all")
-    parser.add_argument("--plan", type=Path, help=f"a precision plan (JSON): adds the case {WITH_PLAN}")
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        choices=CASES,
+        help=f"which to run; default all, {' and '.join(WITH_PLAN)} if there is a plan",
+    )
+    parser.add_argument("--plan", type=Path, help=f"a precision plan (JSON), for {' and '.join(WITH_PLAN)}")
     parser.add_argument(
         "--batch", type=int, default=2, choices=range(1, len(DEMO) + 1), help="the dynamic engine's largest batch"
     )
@@ -234,18 +278,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.repeats < 1 or given.in_flight < 1:
         parser.error("--repeats and --in-flight start at 1")
+    chosen = given.cases or [case for case in CASES if given.plan or case not in WITH_PLAN]
+    planned = [case for case in chosen if case in WITH_PLAN]
+    if planned and not given.plan:
+        parser.error(f"the case {planned[0]} needs --plan")
+    if given.plan and not planned:
+        parser.error(f"--plan is for the cases {' and '.join(WITH_PLAN)}, which are not among --cases")
     try:
         plan = precision_plan.load(given.plan) if given.plan else None
         if reason := trt.why_not():
             print(f"Cannot verify here: {reason}", file=sys.stderr)
             return 2
-        keep_fp32 = precision_plan.layer_names(load_onnx(graph(WITH_PLAN)), plan) if plan else ()
+        lacking = {case: reason for case in chosen if (reason := not_here(case))}
+        if len(lacking) == len(set(chosen)):
+            print(f"Cannot verify here: {'; '.join(dict.fromkeys(lacking.values()))}", file=sys.stderr)
+            return 2
+        keep_fp32 = precision_plan.layer_names(load_onnx(graph(planned[0])), plan) if plan else ()
         library = trt.build_plugin_library()
     except CourseError as error:
         print(f"Cannot verify here: {error}", file=sys.stderr)
         return 2
     cases: dict[str, dict[str, Any]] = {}
-    for case in [*given.cases, *([WITH_PLAN] if plan else [])]:
+    for case in chosen:
+        if case in lacking:
+            cases[case] = {"not run": lacking[case]}
+            continue
         print(f"--- {case}", flush=True)
         try:
             cases[case] = verify(case, library, given, keep_fp32)
@@ -256,7 +313,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": given.commit,
         "machine": {**trt.machine(), "platform": platform.platform(), "python": platform.python_version()},
-        "note": "fp32 agrees if every picture keeps the contract and AP moves by at most 0.1 points; fp16 if AP does",
+        "note": "fp32 agrees if every picture keeps the contract and AP moves by at most 0.1 points, fp16 if AP moves "
+        "by at most 0.5 points; the case fp16 is expected to disagree",
         "model": models.model_spec("emoji").name,
         "repeats": given.repeats,
         "plan": [asdict(node) for node in plan.nodes] if plan else None,
@@ -264,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     artifacts.write_text(given.output, json.dumps(record, indent=1) + "\n")
     print(table(cases), f"written to {given.output}", sep="\n")
-    return 0 if all(answer["agrees"] for answer in cases.values()) else 1
+    return 0 if all(counts_as_good(case, answer) for case, answer in cases.items()) else 1
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import shutil
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from helpers.detections import Detections
-from helpers.export import dynamic_options, export_onnx
+from helpers.export import HALF, dynamic_options, export_onnx
 from helpers.parity import compare
 from helpers.paths import REPO_ROOT
 from helpers.preprocess import prepare
@@ -58,6 +59,10 @@ def answer(**changed: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+#: What the made-up ``verify`` finds to disagree.
+DISAGREEING = ("fp16", "fp32-dynamic")
+
+
 @pytest.fixture
 def as_if_ready(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A machine that claims to have everything; the list gets the cases that are verified, none of which is."""
@@ -67,9 +72,10 @@ def as_if_ready(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         seen.append(f"{case} {' '.join(keep_fp32)}".strip())
         if case == "fp32":
             raise RuntimeError("no such kernel")
-        return answer()
+        return answer(agrees=case not in DISAGREEING)
 
     monkeypatch.setattr(script.trt, "why_not", lambda: None)
+    monkeypatch.setattr(script.trt, "typings", lambda: ("weak", "strong"))
     monkeypatch.setattr(script.trt, "build_plugin_library", lambda: tmp_path)
     monkeypatch.setattr(script.trt, "machine", lambda: {"gpu": "none"})
     monkeypatch.setattr(script, "graph", lambda _: small_graph(tmp_path))
@@ -93,21 +99,88 @@ def plan(folder: Path, *names: str) -> Path:
 def test_a_case_that_fails_is_recorded_and_the_next_one_runs(
     script: Any, as_if_ready: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert script.main(["--output", str(tmp_path / "x.json"), "--cases", "fp32", "fp16", "--commit", "abc"]) == 1
+    given = ["--output", str(tmp_path / "x.json"), "--cases", "fp32", "fp16-patched", "--commit", "abc"]
+    assert script.main(given) == 1
     record = json.loads((tmp_path / "x.json").read_text())
     assert record["cases"]["fp32"]["error"] == "RuntimeError: no such kernel"
-    assert record["cases"]["fp16"]["agrees"]
+    assert record["cases"]["fp16-patched"]["agrees"]
     assert record["commit"] == "abc"
     assert "no such kernel" in capsys.readouterr().out
-    assert script.main(["--output", str(tmp_path / "x.json"), "--cases", "fp16"]) == 0
+    assert script.main(["--output", str(tmp_path / "x.json"), "--cases", "fp16-patched"]) == 0
+    assert script.main(["--output", str(tmp_path / "x.json"), "--cases", "fp16-patched", "fp32-dynamic"]) == 1
 
 
-def test_a_plan_adds_a_case(script: Any, as_if_ready: list[str], tmp_path: Path) -> None:
-    given = ["--output", str(tmp_path / "x.json"), "--cases", "fp16", "--plan", str(plan(tmp_path, "second"))]
+def test_the_graph_that_overflows_does_not_decide(
+    script: Any,
+    as_if_ready: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its disagreement is expected; that it cannot be built or run is not."""
+    given = ["--output", str(tmp_path / "x.json"), "--cases", "fp16", "fp16-patched"]
     assert script.main(given) == 0
-    assert as_if_ready == ["fp16 second", "fp16-plan second"]  # options() gives them to the second only
+    assert not json.loads((tmp_path / "x.json").read_text())["cases"]["fp16"]["agrees"]
+    assert "NO" in (line := capsys.readouterr().out.splitlines()[3])
+    assert line.endswith("expected: see chapter 07")
+    monkeypatch.setattr(script, "verify", lambda *_: answer())
+    assert script.main(given) == 0
+    assert "expected" not in capsys.readouterr().out
+
+    def broken(*_: Any) -> Any:
+        raise script.trt.EngineBuildError("no engine", "free some memory")
+
+    monkeypatch.setattr(script, "verify", broken)
+    assert script.main([*given[:3], "fp16"]) == 1
+
+
+def test_a_plan_is_carried_out_in_both_ways(script: Any, as_if_ready: list[str], tmp_path: Path) -> None:
+    given = ["--output", str(tmp_path / "x.json"), "--plan", str(plan(tmp_path, "second"))]
+    assert script.main(given) == 1
+    assert [name.split()[0] for name in as_if_ready] == list(script.CASES)
+    assert as_if_ready[-2:] == ["fp16-plan second", "fp16-typed second"]
     (kept,) = json.loads((tmp_path / "x.json").read_text())["plan"]
     assert (kept["name"], kept["reason"]) == ("second", "overflows")
+    as_if_ready.clear()
+    assert script.main([*given, "--cases", "fp16-typed"]) == 0
+    assert as_if_ready == ["fp16-typed second"]
+    as_if_ready.clear()
+    script.main(given[:2])
+    assert as_if_ready == list(script.CASES[:-2]), "without a plan, the cases that need none"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [(["--cases", "fp32", "fp16-typed"], "fp16-typed needs --plan"),
+     (["--cases", "fp16", "--plan", "x.json"], "not among --cases")],
+)  # fmt: skip
+def test_a_plan_and_the_cases_that_need_it_go_together(
+    script: Any, as_if_ready: list[str], capsys: pytest.CaptureFixture[str], given: list[str], words: str
+) -> None:
+    with pytest.raises(SystemExit):
+        script.main(given)
+    assert words in capsys.readouterr().err
+    assert as_if_ready == []
+
+
+@pytest.mark.parametrize(
+    ("have", "lacks", "typing"), [("weak", "fp16-typed", "strong"), ("strong", "fp16-plan", "weak")]
+)
+def test_what_this_tensorrt_has_no_way_for_is_not_run_and_does_not_decide(
+    script: Any, as_if_ready: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, have: str, lacks: str, typing: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(script.trt, "typings", lambda: (have,))
+    given = ["--output", str(tmp_path / "x.json"), "--plan", str(plan(tmp_path, "second"))]
+    assert script.main([*given, "--cases", "fp16-plan", "fp16-typed"]) == 0
+    assert as_if_ready == [f"{'fp16-plan' if lacks == 'fp16-typed' else 'fp16-typed'} second"]
+    why = f"this TensorRT has no {typing} typing"
+    assert json.loads((tmp_path / "x.json").read_text())["cases"][lacks] == {"not run": why}
+    assert f"{lacks:17} not run: {why}" in capsys.readouterr().out
+    (tmp_path / "x.json").unlink()
+    assert script.main([*given, "--cases", lacks]) == 2
+    assert capsys.readouterr().err == f"Cannot verify here: {why}\n"
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_a_plan_of_another_graph_is_one_sentence_and_builds_nothing(
@@ -134,8 +207,9 @@ def test_what_is_no_plan_is_one_sentence(
 
 
 def test_an_empty_plan_is_a_plan(script: Any, as_if_ready: list[str], tmp_path: Path) -> None:
-    assert script.main(["--output", str(tmp_path / "x.json"), "--cases", "fp16", "--plan", str(plan(tmp_path))]) == 0
-    assert as_if_ready == ["fp16", "fp16-plan"]
+    given = ["--output", str(tmp_path / "x.json"), "--cases", "fp16-plan", "--plan", str(plan(tmp_path))]
+    assert script.main(given) == 0
+    assert as_if_ready == ["fp16-plan"]
 
 
 def found(x: float) -> Detections:
@@ -157,7 +231,10 @@ def test_each_case_has_its_options(script: Any) -> None:
     assert name == "input"
     assert [shape[0] for shape in shapes] == [1, 1, 3]
     assert script.options("fp16", 3, ("a",)) == script.trt.BuildOptions("fp16")
-    assert script.options("fp16-plan", 3, ("a",)) == script.trt.BuildOptions("fp16", keep_fp32=("a",))
+    assert script.options("fp16-patched", 3, ("a",)) == script.trt.BuildOptions("fp16")
+    weak, strong = (script.options(case, 3, ("a",)) for case in ("fp16-plan", "fp16-typed"))
+    assert weak == script.trt.BuildOptions("fp16", keep_fp32=("a",), typing="weak")
+    assert strong == script.trt.BuildOptions("fp16", keep_fp32=("a",), typing="strong")
 
 
 def test_each_case_has_its_graph(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,9 +244,12 @@ def test_each_case_has_its_graph(script: Any, tmp_path: Path, monkeypatch: pytes
     operators = [node.op_type for node in onnx.load(script.graph("fp32-multi-level")).graph.node]
     assert operators.count("MultiLevelRoIAlign") == 2
     assert "MMCVRoiAlign" not in operators
-    assert script.graph("fp16-plan") == script.graph("fp32") == exported
+    assert all(script.graph(case) == exported for case in ("fp32", "fp16", "fp16-plan", "fp16-typed"))
     monkeypatch.setattr(script, "make_onnx", lambda *_, **options: options)
     assert script.graph("fp32-dynamic")["dynamic_axes"]["input"] == {0: "batch"}
+    patched = script.graph("fp16-patched")["applied"]
+    assert patched[-len(HALF) :] == HALF
+    assert "p07_rpn_levels_apart" in patched
 
 
 @pytest.mark.parametrize("largest", [1, 2, 4])
@@ -321,6 +401,39 @@ def test_the_whole_way_with_onnx_runtime_in_the_place_of_tensorrt(
     assert list(result["speed"]) == ["1", "2"]
     json.dumps(result)
     script.table({"fp32-dynamic": result})
+
+
+@pytest.mark.parametrize(
+    ("case", "moved", "same"),
+    [("fp32", 0.0005, True), ("fp32", 0.002, False), ("fp16-patched", 0.004, True), ("fp16-typed", 0.01, False)],
+)
+def test_half_precision_has_more_room_in_ap(script: Any, case: str, moved: float, same: bool) -> None:
+    """0.4 points are what simulated half precision moves without overflow, and a point with it."""
+    expected = script.evaluation.AveragePrecision(0.6, 0.5, 0.8, 0.7, 48)
+    for box, mask in ((moved, 0), (0, moved), (-moved, 0), (0, -moved)):
+        found = replace(expected, box=0.6 + box, mask=0.5 + mask)
+        assert script.same_ap(case, expected, found) == same
+
+
+@pytest.mark.slow
+def test_nan_in_every_row_is_a_disagreement_not_a_crash(
+    script: Any, given: argparse.Namespace, small_exports: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the case fp16 may well answer, in boxes or in scores too."""
+
+    def spoil(raw: dict[str, Any]) -> dict[str, Any]:
+        raw["dets"][:, ::2, :4] = np.nan
+        raw["dets"][:, 1::4, 4] = np.nan
+        raw["dets"][:, 3::4, 2] = np.inf
+        return raw
+
+    onnx_runtime_instead(script, monkeypatch, small_exports, spoil)
+    result = script.verify("fp16", tmp_path, given)
+    assert not result["agrees"]
+    assert not script.counts_as_good("fp16-patched", result)
+    assert script.counts_as_good("fp16", result)
+    json.dumps(result, allow_nan=False)
+    script.table({"fp16": result})
 
 
 @pytest.mark.slow
