@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from helpers.errors import CourseError
 from helpers.export import Origin, origin
-from helpers.ort_runner import open_session
+from helpers.ort_runner import FAR_ROI, open_session
 
 __all__ = [
     "FORMATS",
@@ -44,8 +44,6 @@ FORMATS = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 #: Operators whose float inputs ONNX allows in float32 alone: they read an island's results as they are.
 FP32_ONLY = frozenset({"NonMaxSuppression"})
 _SCALAR = "/non_finite"
-# px: coordinates that no RoI of a network's input has.
-_FAR = 8192.0
 
 
 class HalfPrecisionError(CourseError):
@@ -194,7 +192,7 @@ def _tolerant_roi_align(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     return [
         constant("shape", np.array([-1, 1, 1, 1], np.int64)),
         constant("zero", np.zeros((), np.float32)),
-        constant("far", np.full((), _FAR, np.float32)),
+        constant("far", np.full((), FAR_ROI, np.float32)),
         constant("sum", np.ones((4, 1), np.float32)),
         constant("corners", np.concatenate([np.eye(2), -np.eye(2)]).astype(np.float32)),
         constant("sum_of_corners", np.ones((2, 1), np.float32)),

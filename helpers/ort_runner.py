@@ -27,7 +27,11 @@ from helpers.errors import CourseError
 from helpers.export import OUTPUT_NAMES, load_onnx
 from helpers.preprocess import NetworkInput, boxes_to_picture, prepare
 
-__all__ = ["OnnxRunner", "RunnerError", "open_session", "run_session", "to_picture"]
+__all__ = ["FAR_ROI", "OnnxRunner", "RunnerError", "open_session", "run_session", "to_picture"]
+
+
+#: px: coordinates that no RoI of a network's input has. Its samples (adaptive sampling) would not fit the memory.
+FAR_ROI = 8192.0
 
 
 class RunnerError(CourseError):
@@ -43,7 +47,8 @@ class OnnxRunner:
     Of the domain ``mmcv``, RoIAlign is computed in Python by mmcv's own function, through onnxruntime-extensions, whose
     operators live in the domain ``ai.onnx.contrib``; grid_sampler by ONNX Runtime's operator of the same arithmetic;
     MultiLevelRoIAlign (:func:`helpers.plugin_graph.one_roi_align_per_head`) by our own host library. The nodes are
-    renamed in the copy that is run.
+    renamed in the copy that is run. RoIs that mmcv's function stops at, which would end the process, are left out of
+    it: one that is not finite gives NaN features, one beyond :data:`FAR_ROI` or the wrong way round zeros.
 
     Raises:
         helpers.export.OnnxFileError: the file is missing or truncated.
@@ -241,15 +246,25 @@ def _python_operators() -> str:
     def roi_align(features: Any, rois: Any, **attributes: Any) -> Any:
         from mmcv.ops import roi_align as mmcv_roi_align
 
-        return mmcv_roi_align(
-            torch.from_numpy(np.asarray(features)),
-            torch.from_numpy(np.asarray(rois)),
-            (int(attributes["output_height"]), int(attributes["output_width"])),
+        features, rois = np.asarray(features), np.asarray(rois)
+        size = (int(attributes["output_height"]), int(attributes["output_width"]))
+        corners = rois[:, 1:].reshape(-1, 2, 2)
+        # False for NaN.
+        good = (np.abs(corners) < FAR_ROI).all(axis=(1, 2))
+        if attributes["aligned"]:
+            good &= (corners[:, 0] <= corners[:, 1]).all(axis=1)
+        result = np.zeros((len(rois), features.shape[1], *size), np.float32)
+        result[~np.isfinite(corners).all(axis=(1, 2))] = np.nan
+        result[good] = mmcv_roi_align(
+            torch.from_numpy(features),
+            torch.from_numpy(rois[good]),
+            size,
             float(attributes["spatial_scale"]),
             int(attributes["sampling_ratio"]),
             _text(attributes["mode"]),
             bool(attributes["aligned"]),
         ).numpy()
+        return result
 
     def multi_level_roi_align(rois: Any, *features: Any, **attributes: Any) -> Any:
         return plugin_library.multi_level_roi_align(

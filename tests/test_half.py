@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper, numpy_helper
 
-from helpers import export
+from helpers import export, plugin_library
 from helpers.half import HalfPrecisionError, float_tensors, hunt, round_results
 from helpers.models import load_detector
 from helpers.ort_runner import open_session
@@ -157,6 +157,41 @@ def test_a_roi_that_is_not_finite_spoils_its_own_features_only():
     turned = open_session(round_results(adaptive), optimise=False).run(["y"], {"x": rois.ravel()})[0]
     assert (turned[0] != 0).any()
     assert (turned[1] == 0).all()
+
+
+@pytest.mark.parametrize("aligned", [0, 1])
+def test_rois_that_overflowed_do_not_stop_mmcvs_roi_align(aligned):
+    """mmcv's function raises an error at some of these, which would end the process from within ONNX Runtime."""
+    features = np.random.default_rng(0).standard_normal((1, 2, 8, 8)).astype(np.float32)
+    good, reversed_, far, gone, lost = np.array(
+        [[1, 1, 5, 7], [6, 1, 1, 7], [0, 0, 65000, 65000], [0, 0, np.inf, 9], [0, np.nan, 4, 9]], np.float32
+    )
+    attributes = {"output_height": 2, "output_width": 3, "sampling_ratio": 0, "spatial_scale": 1.0, "mode": "avg"}
+    node = helper.make_node(
+        "MMCVRoiAlign", ["features", "x"], ["y"], name="align", domain="mmcv", aligned=aligned, **attributes
+    )
+    model = graph([node], {"features": features})
+    model.graph.input[0].type.tensor_type.shape.dim.add()
+    model.opset_import.append(helper.make_opsetid("mmcv", 1))
+    session = open_session(model)
+
+    def run(*boxes: np.ndarray) -> np.ndarray:
+        rois = np.concatenate([np.zeros((len(boxes), 1)), np.reshape(boxes, (-1, 4))], axis=1)
+        return session.run(["y"], {"x": rois.astype(np.float32)})[0]
+
+    plain = run(good)[0]
+    expected = plugin_library.roi_align(
+        features, np.array([[0, *good]], np.float32), (2, 3), 1.0, sampling_ratio=0, aligned=bool(aligned)
+    )
+    np.testing.assert_allclose(plain, expected[0], atol=1e-5)
+    found = run(lost, good, reversed_, far, gone, good)
+    assert np.isnan(found[[0, 4]]).all()
+    np.testing.assert_array_equal(found[[1, 5]], [plain, plain])
+    assert (found[3] == 0).all()
+    # Without the half-pixel shift, mmcv takes it for a RoI of one pixel.
+    assert (found[2] == 0).all() == bool(aligned)
+    assert np.isnan(run(gone)).all()
+    assert run().shape == (0, 2, 2, 3)
 
 
 def test_bad_input_is_named(overflowing):
