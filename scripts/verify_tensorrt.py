@@ -15,15 +15,17 @@ plugins and one engine a case:
 - ``fp16-typed``: the same plan with the types in the graph, strongly typed (from 9.0 on; the only way from 11 on).
 
 ``fp16`` and ``fp16-patched`` take what this TensorRT offers: its FP16 flag up to 10, types in the graph from 11 on.
-``--plan FILE`` is a plan of ``helpers.precision_plan`` for the ``mmcv`` flavour: its node names are not those of the
-``standard`` flavour. All cases run by default, those with a plan if there is one; ``--cases`` names the ones to run. A
-case that this TensorRT has no way for is reported as not run, and counts for nothing.
+``--plan FILE`` is a plan of ``helpers.precision_plan`` for the ``mmcv`` flavour, whose node names are not those of the
+``standard`` flavour; the GPU cell of chapter 07 saves one. A minimal plan may lose a point of AP, and its case then
+disagrees: chapter 07 tells which infinities a search for NaN does not see. All cases run by default, those with a plan
+if there is one; ``--cases`` names the ones to run. A case that this TensorRT has no way for is reported as not run, and
+counts for nothing.
 
 Every engine runs the demo pictures, with ``--in-flight`` runs at a time, each on its own stream, and is compared with
 ONNX Runtime under the contract of ``helpers.parity``; and it detects the validation set. FP32 agrees if every picture
 keeps the contract and AP moves by at most 0.1 points. Half precision cannot keep 1e-4 in every score: it agrees if AP
-moves by at most 0.5 points; its pictures are in the record. (In simulated half precision, evidence/
-half_precision_cpu.json, AP moves by up to 0.4 points where nothing overflows, and by one point and more where something
+moves by at most 0.5 points; its pictures are in the record. (In simulated half precision,
+evidence/half_precision_cpu.json, AP moves by up to 0.4 points where nothing overflows, and by one point and more where something
 does.) A case that fails is reported, and the next one runs.
 
 Measured: ``latency ms``, one run from host memory to host memory with every output (389 MB of masks a picture);
