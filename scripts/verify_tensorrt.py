@@ -25,8 +25,8 @@ Every engine runs the demo pictures, with ``--in-flight`` runs at a time, each o
 ONNX Runtime under the contract of ``helpers.parity``; and it detects the validation set. FP32 agrees if every picture
 keeps the contract and AP moves by at most 0.1 points. Half precision cannot keep 1e-4 in every score: it agrees if AP
 moves by at most 0.5 points; its pictures are in the record. (In simulated half precision,
-evidence/half_precision_cpu.json, AP moves by up to 0.4 points where nothing overflows, and by one point and more where something
-does.) A case that fails is reported, and the next one runs.
+evidence/half_precision_cpu.json, AP moves by up to 0.4 points where nothing overflows, and by one point and more where
+something does.) A case that fails is reported, and the next one runs.
 
 Measured: ``latency ms``, one run from host memory to host memory with every output (389 MB of masks a picture);
 ``engine ms``, the engine alone by CUDA events; ``pictures a second`` with several runs in flight; the GPU's memory that
