@@ -192,10 +192,11 @@ class NonFinite:
 @dataclass(frozen=True)
 class Found:
     """suspects: the tensors that are not finite, in graph order, by the names that :func:`helpers.half.hunt` gives its
-    own; watched: how many float tensors were looked at."""
+    own; watched: how many float tensors were looked at; outputs: of the run, those that were asked for."""
 
     suspects: tuple[NonFinite, ...]
     watched: int
+    outputs: Mapping[str, Array]
 
     @property
     def first_inf(self) -> str | None:
@@ -206,8 +207,8 @@ class Found:
         return next((suspect.tensor for suspect in self.suspects if suspect.nan), None)
 
 
-def hunt(graph: TorchGraph, feeds: Mapping[str, Array]) -> Found:
-    """Run the graph and say which float tensors are not finite.
+def hunt(graph: TorchGraph, feeds: Mapping[str, Array], outputs: Sequence[str] = ()) -> Found:
+    """Run the graph and say which float tensors are not finite; ``outputs`` of the same run come along.
 
     Raises:
         TorchGraphError: as :meth:`TorchGraph.run`.
@@ -220,10 +221,10 @@ def hunt(graph: TorchGraph, feeds: Mapping[str, Array]) -> Found:
         # Left on the device until the end: a look at each would stop it hundreds of times.
         flags.append(torch.stack([tensor.isinf().any(), tensor.isnan().any()]))
 
-    graph.run(feeds, [], visit=visit)
+    arrays = graph.run(feeds, outputs, visit=visit)
     table = torch.stack(flags).cpu().tolist() if flags else []
     suspects = (NonFinite(name, inf, nan) for name, (inf, nan) in zip(names, table, strict=True) if inf or nan)
-    return Found(tuple(suspects), len(names))
+    return Found(tuple(suspects), len(names), arrays)
 
 
 # --- the operators: inputs in ONNX's order, its attributes as keywords with its defaults ------------------------------

@@ -263,13 +263,14 @@ KEEPS = [
 @pytest.mark.parametrize("form", ["float16", "bfloat16"])
 @pytest.mark.parametrize(("keep", "count"), KEEPS)
 def test_the_hunt_finds_what_the_simulation_finds(overflowing, keep, count, form):
-    real = hunt(TorchGraph(overflowing, dtype=torch_graph.DTYPES[form], keep=keep), FEED)
+    real = hunt(TorchGraph(overflowing, dtype=torch_graph.DTYPES[form], keep=keep), FEED, ["y"])
     simulated = half.hunt(overflowing, FEED, keep=keep, form=form)
     assert [(s.tensor, s.inf, s.nan) for s in real.suspects] == [(s.tensor, s.inf, s.nan) for s in simulated.suspects]
     assert real.watched == simulated.watched == 6
     assert real.first_inf == (simulated.first_inf.tensor if simulated.first_inf else None)
     assert real.first_nan == (simulated.first_nan.tensor if simulated.first_nan else None)
     assert len(real.suspects) == (count if form == "float16" else 0)
+    assert np.isfinite(real.outputs["y"]).all() == (not real.suspects)
 
 
 @pytest.mark.parametrize("keep", [[], ["a"], ["a", "b"], ["a", "b", "y"], ["b"], ["tenth", "b"]])
