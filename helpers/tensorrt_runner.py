@@ -104,6 +104,7 @@ class BuildOptions:
     :func:`helpers.precision_plan.cast_islands` of the ONNX file and keep_fp32; "auto", the first of :func:`typings`.
     In a strongly typed FP16 engine our plugins compute in FP32 (``cast_islands`` leaves operators of other domains so;
     their kernels know half too) and NonMaxSuppression reads FP32; in a weakly typed one TensorRT chooses for them too.
+    That a strongly typed parser accepts the converted graph is tested with TensorRT for RTX, but for the plugins.
     """
 
     precision: Literal["fp32", "fp16"] = "fp32"

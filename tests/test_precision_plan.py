@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from helpers import export
+from helpers import export, tensorrt_rtx
 from helpers.half import HalfPrecisionError, round_results
 from helpers.ort_runner import open_session
 from helpers.paths import DATA
@@ -269,22 +269,50 @@ def test_the_embedded_model_runs_with_its_plan_in_float16(emoji_detector, tmp_pa
     assert outcome.passed, outcome.detail
 
 
-@pytest.mark.slow
-def test_the_patched_graph_for_plugins_has_consistent_types_and_runs(emoji_detector, tmp_path):
-    """What a strongly typed TensorRT gets for the case fp16-patched of scripts/verify_tensorrt.py, but smaller."""
-    shape = (256, 384)
+SMALL = (256, 384)
+
+
+@pytest.fixture(scope="module")
+def patched(emoji_detector, tmp_path_factory):
+    """What the case fp16-patched of scripts/verify_tensorrt.py starts from, but smaller."""
+    path = tmp_path_factory.mktemp("patched") / "x.onnx"
     applied = (*export.CORRECT["mmcv"], *export.HALF)
-    path = export.export_onnx(emoji_detector, tmp_path / "x.onnx", "mmcv", applied=applied, input_shape=(1, 3, *shape))
-    model = export.load_onnx(path)
-    half = cast_islands(model)
+    return export.load_onnx(
+        export.export_onnx(emoji_detector, path, "mmcv", applied=applied, input_shape=(1, 3, *SMALL))
+    )
+
+
+@pytest.mark.slow
+def test_the_patched_graph_for_plugins_has_consistent_types_and_runs(patched):
+    half = cast_islands(patched)
     onnx.checker.check_model(half, full_check=True)
     onnx.shape_inference.infer_shapes(half, strict_mode=True, check_type=True)
-    feeds = {"input": prepare(read_picture(DATA / "demo" / "crowd.jpg"), input_shape=shape).tensor}
+    feeds = {"input": prepare(read_picture(DATA / "demo" / "crowd.jpg"), input_shape=SMALL).tensor}
     names = ["dets", "labels"]
     exact, found = (
         dict(zip(names, open_session(graph, optimise=False, threads=2).run(names, feeds), strict=True))
-        for graph in (model, half)
+        for graph in (patched, half)
     )
     assert (exact["dets"][0, :, 4] > 0.05).sum() > 20
     outcome = same_detections(exact)(found)
     assert outcome.passed, outcome.detail
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not tensorrt_rtx.available(), reason="TensorRT for RTX is not installed")
+def test_a_strongly_typed_parser_accepts_the_whole_graph_and_builds_its_trunk(patched, tmp_path):
+    """TensorRT for RTX takes types from the graph, as full TensorRT 11 does. It has no plugins: what they make is an
+    input here. It refuses one wrong type."""
+    half = cast_islands(tensorrt_rtx.mask_out(patched, ["MMCVRoiAlign", "grid_sampler"]))
+    report = tensorrt_rtx.parse(half)
+    assert report.accepted, report.complaints
+    assert sum(report.layers.values()) > 1000
+    next(node for node in half.graph.node if node.op_type == "Cast").attribute[0].i = TensorProto.FLOAT
+    report = tensorrt_rtx.parse(half)
+    assert not report.accepted
+    assert "must be of same type" in report.complaints[0].words
+    trunk = tensorrt_rtx.trunk(patched)
+    single, half_size = (
+        tensorrt_rtx.build(graph, tmp_path / "x.engine").bytes for graph in (trunk, cast_islands(trunk))
+    )
+    assert half_size < 0.6 * single
