@@ -14,8 +14,10 @@ from onnx.reference import ReferenceEvaluator
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from helpers import export, tensorrt_rtx
+from helpers.detections import Detections
 from helpers.half import HalfPrecisionError, round_results
 from helpers.ort_runner import open_session
+from helpers.parity import Tolerance, compare
 from helpers.paths import DATA
 from helpers.precision_plan import (
     Plan,
@@ -252,7 +254,11 @@ def test_the_embedded_model_runs_with_its_plan_in_float16(emoji_detector, tmp_pa
     """The types are in the graph; ONNX Runtime computes on a CPU what it has no float16 kernel for in float32."""
     model = export.load_onnx(export.export_onnx(emoji_detector, tmp_path / "x.onnx"))
     feeds = {"input": prepare(read_picture(DATA / "demo" / "crowd.jpg")).tensor}
-    plan = find_plan(model, feeds).plan
+    search = find_plan(model, feeds)
+    plan = search.plan
+    assert 5 <= len(plan.nodes) < 20
+    assert {"Add", "Mul", "Sub"} <= {node.operator for node in plan.nodes}
+    assert all(not outcome.passed for outcome in search.minimal.without.values())
     names = ["dets", "labels", "masks"]
     exact = dict(zip(names, open_session(model).run(names, feeds), strict=True))
     half = cast_islands(model, plan.names)
@@ -262,7 +268,10 @@ def test_the_embedded_model_runs_with_its_plan_in_float16(emoji_detector, tmp_pa
     found = dict(zip(names, open_session(export.load_onnx(path), optimise=False).run(names, feeds), strict=True))
     outcome = same_detections(exact)(found)
     assert outcome.passed, outcome.detail
-    assert (found["masks"] != exact["masks"]).mean() < 1e-3
+    detections = [Detections.from_raw(*(run[name][0] for name in names)) for run in (exact, found)]
+    masks = compare(*detections, Tolerance(score_floor=0.5, score=0.05)).mask_overlap
+    assert len(masks) > 50
+    assert np.median(masks) > 0.98
     converted = join_islands(convert_float_to_float16(model, keep_io_types=True, **block_lists(model, plan)))
     found = dict(zip(names, open_session(converted).run(names, feeds), strict=True))
     outcome = same_detections(exact)(found)
