@@ -18,17 +18,19 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pandas as pd
 
@@ -40,6 +42,9 @@ from helpers.precision_by_type import ARTICLE_FINAL, ARTICLE_FIRST, eliminate, n
 from helpers.precision_search import Simulation, agreement, find_plan, same_detections
 from helpers.preprocess import prepare, read_picture
 
+if TYPE_CHECKING:
+    from mmdet.models import BaseDetector
+
 PICTURE = "crowd"
 
 
@@ -48,12 +53,7 @@ class Rows:
 
     def __init__(self, model: str, random_weights: bool) -> None:
         self.model = model
-        self.detector = models.build_random_detector(model) if random_weights else models.load_detector(model)
-        self.prefix = "random-" if random_weights else ""
-        self.plain = self._export(export.CORRECT["standard"], "")
-        tensor = prepare(read_picture(paths.DATA / "demo" / f"{PICTURE}.jpg")).tensor
-        self.feeds = {"input": tensor}
-        self.reference = OnnxRunner(self.plain).run(tensor, ["dets", "labels"])
+        self.random_weights = random_weights
         self.makers: dict[str, Callable[[], tuple[onnx.ModelProto, int]]] = {
             "FP32": lambda: (self.plain, len(self.plain.graph.node)),
             "half, nothing in FP32": lambda: self._kept([]),
@@ -68,8 +68,24 @@ class Rows:
             "patches without p34 (area of RoIs)": lambda: self._patched("p34_roi_scale_without_area"),
         }
 
+    @functools.cached_property
+    def detector(self) -> BaseDetector:
+        return models.build_random_detector(self.model) if self.random_weights else models.load_detector(self.model)
+
+    @functools.cached_property
+    def plain(self) -> onnx.ModelProto:
+        return self._export(export.CORRECT["standard"], "")
+
+    @functools.cached_property
+    def feeds(self) -> dict[str, npt.NDArray[np.float32]]:
+        return {"input": prepare(read_picture(paths.DATA / "demo" / f"{PICTURE}.jpg")).tensor}
+
+    @functools.cached_property
+    def reference(self) -> dict[str, npt.NDArray[Any]]:
+        return OnnxRunner(self.plain).run(self.feeds["input"], ["dets", "labels"])
+
     def _export(self, applied: tuple[str, ...], label: str) -> onnx.ModelProto:
-        label = f"{self.prefix}{label}".rstrip("-")
+        label = f"{'random-' if self.random_weights else ''}{label}".rstrip("-")
         return export.load_onnx(
             export.make_onnx(self.model, "standard", applied=applied, label=label, detector=self.detector)
         )
@@ -130,7 +146,21 @@ def measure(rows: Rows, name: str, pictures: evaluation.EvaluationSet | None) ->
     }
 
 
-def main() -> None:
+def stored_rows(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an earlier call's record; none if there is no such file."""
+    if not path.exists():
+        return []
+    try:
+        stored = json.loads(path.read_text())
+        rows = [dict(row) for row in stored["rows"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CourseError(f"{path} is no record of this script", "give another file") from error
+    if {key: stored.get(key) for key in about} != about:
+        raise CourseError(f"{path} is the record of another measurement", "give another file")
+    return rows
+
+
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write, and to go on with")
     parser.add_argument("--model", default="emoji", metavar="NAME", help="emoji (default) or r50")
@@ -138,7 +168,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=48, help="how many of the scenes (default: all 48)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows only, by name")
     parser.add_argument("--commit", default="", help="commit of the measured code, for the record")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     rows = Rows(arguments.model, arguments.random_weights)
     strangers = set(arguments.rows or ()) - rows.makers.keys()
     if strangers:
@@ -152,12 +182,7 @@ def main() -> None:
         "pictures": 0 if arguments.random_weights else arguments.pictures,
         "processor": platform.processor() or platform.machine(),
     }
-    done: list[dict[str, Any]] = []
-    if arguments.output.exists():
-        stored = json.loads(arguments.output.read_text())
-        if {key: stored.get(key) for key in about} != about:
-            raise CourseError(f"{arguments.output} is the record of another measurement", "give another file")
-        done = stored["rows"]
+    done = stored_rows(arguments.output, about)
     for name in arguments.rows or rows.makers:
         if name in [row["row"] for row in done]:
             continue
