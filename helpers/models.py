@@ -78,7 +78,11 @@ class ModelSpec:
 
 def current_model_name() -> str:
     """``$COURSE_MODEL``, default ``emoji``. Raises :class:`UnknownModelError`."""
-    return _known(os.environ.get("COURSE_MODEL") or "emoji")
+    return _known(_chosen())
+
+
+def _chosen() -> str:
+    return os.environ.get("COURSE_MODEL") or "emoji"
 
 
 def _known(name: str) -> str:
@@ -90,15 +94,15 @@ def _known(name: str) -> str:
 def model_spec(name: str | None = None, checkpoint: Path | str | None = None) -> ModelSpec:
     """Config and checkpoint of a model.
 
-    ``name`` defaults to :func:`current_model_name`; ``checkpoint`` to ``$COURSE_CHECKPOINT``, then to the published
-    file where it is present.
+    ``name`` defaults to :func:`current_model_name`; ``checkpoint`` to ``$COURSE_CHECKPOINT`` for that model (the
+    variable speaks of no other), then to the published file where it is present.
 
     Raises:
         UnknownModelError: no such model.
         CheckpointError: a checkpoint was named and is not there.
     """
     name = _known(name) if name else current_model_name()
-    named = checkpoint or os.environ.get("COURSE_CHECKPOINT")
+    named = checkpoint or (os.environ.get("COURSE_CHECKPOINT") if name == _chosen() else None)
     if name == "emoji":
         folder = paths.MODELS / "emoji"
         sums = folder / "SHA256SUMS"

@@ -273,7 +273,8 @@ def find_plan(
     The candidates are, in turn, until the test passes with all of them: the nodes whose results are not finite in half
     precision; these and what the same functions of the traced code made; all nodes. ``judge`` sees the ``outputs`` of a
     run; by default they must be those of the FP32 run by :func:`same_detections`. ``cache``: a JSON file from which an
-    interrupted search goes on.
+    interrupted search goes on. It is checked against the graph, the feeds, the outputs and the judge's name; a judge
+    whose answers changed under the same name needs another file.
 
     Raises:
         PrecisionSearchError: the judge refuses even the FP32 run, or the cache is another search's.
@@ -283,6 +284,7 @@ def find_plan(
     every = [node.name for node in model.graph.node if floats.intersection(node.output)]
     if "" in every:
         raise PrecisionSearchError("the graph has nodes without a name", "name them, after their first output say")
+    judged_by = getattr(judge, "__qualname__", type(judge).__qualname__)
     if judge is None:
         session = open_session(extract(model, outputs), optimise=False)
         exact = session.run(list(outputs), {value.name: feeds[value.name] for value in session.get_inputs()})
@@ -291,7 +293,7 @@ def find_plan(
     relevant = {node.name for node in extract(model, outputs).graph.node}
     suspects = {suspect.node for suspect in found.suspects} & relevant
     stages = [suspects, suspects | _same_functions(model, suspects), relevant]
-    key = _key(model, feeds, outputs, form)
+    key = _key(model, feeds, outputs, form, judged_by)
     trials = minimal = None
     for names in stages:
         candidates = [name for name in every if name in names]
@@ -321,11 +323,11 @@ def _same_functions(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
     return {name for members in by_function.values() if members.intersection(names) for name in members}
 
 
-def _key(model: onnx.ModelProto, feeds: Mapping[str, Array], outputs: Sequence[str], form: str) -> str:
+def _key(model: onnx.ModelProto, feeds: Mapping[str, Array], outputs: Sequence[str], *words: str) -> str:
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
     for name in sorted(feeds):
         digest.update(name.encode() + np.ascontiguousarray(feeds[name]).tobytes())
-    digest.update(" ".join((*outputs, form)).encode())
+    digest.update(" ".join((*outputs, *words)).encode())
     return digest.hexdigest()
 
 

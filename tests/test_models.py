@@ -115,9 +115,14 @@ def test_names(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_MODEL", "r101")
     with pytest.raises(UnknownModelError, match="'r101'.*emoji, r50"):
         models.current_model_name()
+
+
+def test_the_named_checkpoint_is_of_the_current_model_only(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_MODEL", "r50")
     monkeypatch.setenv("COURSE_CHECKPOINT", str(tmp_path / "none.pth"))
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*none\.pth"):
         model_spec("r50")
+    assert model_spec("emoji").checkpoint == paths.MODELS / "emoji" / "mask_rcnn_emoji.pth"
 
 
 def test_r50_without_a_checkpoint_says_how_to_get_one(monkeypatch, tmp_path):

@@ -137,6 +137,8 @@ def test_the_plan_of_a_graph_with_a_known_overflow(overflowing, tmp_path):
     assert "3 of 4 candidates" in str(search)
     again = find_plan(overflowing, FEEDS, outputs=["y"], judge=judge, cache=tmp_path / "trials.json")
     assert (again.plan, again.trials) == (search.plan, 0)
+    with pytest.raises(PrecisionSearchError, match=r"trials\.json holds the trials of another model, picture or test"):
+        find_plan(overflowing, FEEDS, outputs=["y"], judge=lambda found: Outcome(True), cache=tmp_path / "trials.json")
 
 
 def test_lost_digits_are_found_where_nothing_overflows():
