@@ -33,8 +33,8 @@ __all__ = ["DTYPES", "OPERATORS", "Found", "NonFinite", "TorchGraph", "TorchGrap
 Array = npt.NDArray[Any]
 Tensor = torch.Tensor
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# What these two modules share (FP32_ONLY and _FAR of helpers.half) is compared in the tests: importing it would bring
-# mmdet along.
+# FP32_ONLY of helpers.half and FAR_ROI of helpers.ort_runner once more: importing them would bring mmdet along. The
+# tests compare them.
 _FP32_ONLY = frozenset({"NonMaxSuppression"})
 _FAR = 8192.0
 # Samples of RoIAlign at a time; each takes about 100 bytes.

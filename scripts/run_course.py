@@ -7,11 +7,9 @@ others; the failing cell and its traceback are printed last, and the exit status
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
-import signal
 import sys
 import time
 import traceback
@@ -75,13 +73,17 @@ class Running:
         self.stopping = False
 
     def stop(self) -> None:
-        """Kill every kernel. nbclient then sees a dead kernel, and the thread that waits for it comes to an end."""
+        """Kill every kernel. nbclient then sees a dead kernel, and the thread that waits for it comes to an end.
+
+        Asks again until all have ended: a kernel that is only starting has no process to kill yet.
+        """
         self.stopping = True
-        for client in list(self.clients):
-            pid = getattr(getattr(client.km, "provisioner", None), "pid", None)
-            if pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        while self.clients:
+            for client in list(self.clients):
+                process = getattr(getattr(client.km, "provisioner", None), "process", None)
+                if process is not None:
+                    process.kill()
+            time.sleep(0.1)
 
 
 def execute(chapter: Chapter, has_gpu: bool, executed: Path, running: Running) -> tuple[Chapter, Any, str]:
@@ -94,7 +96,8 @@ def execute(chapter: Chapter, has_gpu: bool, executed: Path, running: Running) -
     )
     running.clients.add(client)
     try:
-        client.execute()
+        if not running.stopping:
+            client.execute()
     except CellExecutionError as error:
         trouble = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     except Exception:  # a kernel that died, a time-out: a failed chapter, not a failed course

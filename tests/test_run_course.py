@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -146,6 +148,27 @@ def test_an_interrupt_keeps_finished_pages_whole_and_ends_the_kernel(course, tmp
     assert not [file for file in folder.iterdir() if file.name.startswith(".")]
     with pytest.raises(ProcessLookupError):  # the kernel was in the same process group
         os.killpg(process.pid, 0)
+
+
+def test_an_interrupt_ends_a_kernel_that_was_only_starting():
+    class Client:
+        km = None
+
+    running, client, ended = run_course.Running(), Client(), []
+
+    def start_late():
+        time.sleep(0.5)
+        with subprocess.Popen(["sleep", "60"]) as process:
+            client.km = SimpleNamespace(provisioner=SimpleNamespace(process=process))
+            ended.append(process.wait())
+        running.clients.discard(client)
+
+    running.clients.add(client)
+    thread = threading.Thread(target=start_late)
+    thread.start()
+    running.stop()
+    assert ended == [-signal.SIGKILL]
+    thread.join()
 
 
 def test_external_references_are_seen():

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from helpers import export, half, torch_graph
+from helpers import export, half, ort_runner, torch_graph
 from helpers.detections import Detections
 from helpers.ort_runner import OnnxRunner, open_session
 from helpers.parity import compare
@@ -159,7 +159,7 @@ def test_every_operator_has_a_case():
 
 def test_what_is_shared_with_the_simulation_is_the_same():
     assert torch_graph._FP32_ONLY == half.FP32_ONLY
-    assert torch_graph._FAR == half._FAR
+    assert torch_graph._FAR == ort_runner.FAR_ROI
     assert set(half.FORMATS) < set(torch_graph.DTYPES)
 
 
