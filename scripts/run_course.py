@@ -7,6 +7,7 @@ others; the failing cell and its traceback are printed last, and the exit status
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import re
@@ -104,6 +105,8 @@ def execute(chapter: Chapter, has_gpu: bool, executed: Path, running: Running) -
         trouble = traceback.format_exc()
     finally:
         running.clients.discard(client)
+        # Where a kernel ends before it is ready, nbclient leaves a clean-up behind that fails noisily at exit.
+        atexit.unregister(client._cleanup_kernel)
     done = replace(
         chapter,
         outcome="failed" if trouble else "ran",

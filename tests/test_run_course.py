@@ -101,14 +101,19 @@ def test_two_at_a_time(course):
 
 def script(*arguments, **environment):
     command = [sys.executable, str(paths.REPO_ROOT / "scripts" / "run_course.py"), *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    # A shell that puts the tests in the background has Ctrl-C ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +133,8 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, environment, words):
     assert "Traceback" not in said
 
 
-def test_an_interrupt_keeps_finished_pages_whole_and_ends_the_kernel(course, tmp_path):
+@pytest.mark.parametrize("seconds", [0.3, 4], ids=["the kernel is starting", "the cell is running"])
+def test_an_interrupt_keeps_finished_pages_whole_and_ends_the_kernel(course, tmp_path, seconds):
     (course / "03_three.ipynb").unlink()
     nbformat.write(notebook("Slow", code("import time\ntime.sleep(600)")), course / "02_two.ipynb")
     process = script("--notebooks", course, COURSE_BUILD=str(tmp_path / "build"))
@@ -136,7 +142,7 @@ def test_an_interrupt_keeps_finished_pages_whole_and_ends_the_kernel(course, tmp
     deadline = time.monotonic() + 120
     while not (folder / "01_one.html").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    time.sleep(4)
+    time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
