@@ -43,6 +43,7 @@ __all__ = [
     "non_max_suppression",
     "roi_align",
     "scatter_nd",
+    "tensorrt_toolchain",
 ]
 
 Array = npt.NDArray[Any]
@@ -197,25 +198,36 @@ def find_tensorrt_headers(root: Path | str | None = None) -> Path | None:
     return next((folder for folder in candidates if (folder / "NvInferRuntime.h").is_file()), None)
 
 
+def tensorrt_toolchain(root: Path | str | None = None) -> tuple[str, Path]:
+    """What the TensorRT plugin library is compiled with: nvcc, and the folder of TensorRT's headers.
+
+    Raises:
+        PluginBuildError: one of them is missing.
+    """
+    compiler = _nvcc()
+    headers = find_tensorrt_headers(root)
+    if headers is None:
+        raise PluginBuildError(
+            "TensorRT's headers (NvInferRuntime.h) were not found; its Python wheels have none",
+            "name with TENSORRT_ROOT the unpacked tar archive of your version, or a clone of "
+            "github.com/NVIDIA/TensorRT at your version's tag",
+        )
+    return compiler, headers
+
+
 def build_tensorrt_library(
     architecture: str, *, tensorrt_root: Path | str | None = None, jobs: int = 0, name: str = "libcourse_plugins.so"
 ) -> Path:
     """Compile kernels and plugin classes into the one library that TensorRT loads; returns its path.
 
-    Needs nvcc and TensorRT's headers (:func:`find_tensorrt_headers`). It is not linked with libnvinfer: the process
-    that loads it has TensorRT loaded already, its symbols visible to all (``ctypes.CDLL(..., ctypes.RTLD_GLOBAL)``).
-    How to register the plugins: ``plugins/README.md``.
+    ``architecture`` is the GPU's: sm_86 for compute capability 8.6. Needs :func:`tensorrt_toolchain`. It is not linked
+    with libnvinfer: the process that loads it must have TensorRT loaded already, its symbols visible to all
+    (:func:`helpers.tensorrt_runner.load_plugins` sees to that). How to register the plugins: ``plugins/README.md``.
 
     Raises:
         PluginBuildError: nvcc or the headers are missing, or a compiler failed.
     """
-    compiler = _nvcc()
-    headers = find_tensorrt_headers(tensorrt_root)
-    if headers is None:
-        raise PluginBuildError(
-            "TensorRT's headers (NvInferRuntime.h) were not found",
-            "name TensorRT's folder with the variable TENSORRT_ROOT",
-        )
+    compiler, headers = tensorrt_toolchain(tensorrt_root)
     flags = _cuda_flags(architecture)
     warnings = "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-deprecated-declarations"
     classes = [

@@ -17,7 +17,6 @@ import functools
 import importlib
 import os
 import re
-import subprocess
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,10 +27,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 import onnx
+import psutil
 from tqdm.auto import tqdm
 from typing_extensions import override
 
-from helpers import artifacts, paths, plugin_graph, precision_plan
+from helpers import artifacts, paths, plugin_graph, plugin_library, precision_plan
 from helpers.detections import Detections
 from helpers.errors import CourseError
 from helpers.half import HalfPrecisionError
@@ -78,7 +78,7 @@ class TensorRTMissingError(CourseError):
 
 
 class PluginLibraryError(CourseError):
-    """The plugin library is missing, cannot be built, or did not register its creators."""
+    """The plugin library is missing, cannot be loaded, or did not register its creators."""
 
 
 class EngineBuildError(CourseError):
@@ -149,11 +149,12 @@ def _cuda() -> Any:
 
 
 def why_not() -> str | None:
-    """Why no engine can be built and run here, in one sentence; None if one can."""
+    """Why no engine with the course's plugins can be built and run here, in one sentence; None if one can."""
     try:
         _trt()
         _cuda()
-    except TensorRTMissingError as error:
+        plugin_library.tensorrt_toolchain()
+    except (TensorRTMissingError, plugin_library.PluginBuildError) as error:
         return str(error)
     return None
 
@@ -219,27 +220,22 @@ class _Log:
 
 
 def build_plugin_library() -> Path:
-    """Build ``libcourse_plugins.so`` with CMake; ``$TensorRT_ROOT`` says where TensorRT's headers are.
+    """``libcourse_plugins.so`` for the first GPU here, compiled if it is not there or its sources have changed.
 
     Raises:
-        PluginLibraryError: CMake or a compiler failed, or found no TensorRT headers; their last words are in it.
+        TensorRTMissingError, helpers.plugin_library.PluginBuildError.
     """
-    folder = paths.build_root() / "plugins" / "cmake"
-    configure = ["cmake", "-S", str(paths.PLUGINS), "-B", str(folder), "-DCMAKE_BUILD_TYPE=Release"]
-    if root := os.environ.get("TensorRT_ROOT"):  # noqa: SIM112  CMake's own spelling
-        configure.append(f"-DTensorRT_ROOT={root}")
-    for command in (configure, ["cmake", "--build", str(folder), "--parallel"]):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise PluginLibraryError(f"cmake cannot be run ({error})", "pip install cmake") from error
-        if done.returncode != 0:
-            words = (done.stderr or done.stdout).strip()[-2000:]
-            raise PluginLibraryError(f"building the plugins failed: {words}", "mend what it names and run again")
-    found = sorted(folder.rglob("libcourse_plugins.so"))
-    if not found:
-        raise PluginLibraryError("CMake found no TensorRT headers or no nvcc", "set TensorRT_ROOT and CUDACXX")
-    return found[0]
+    major, minor = _cuda().Device(0).compute_capability()
+    return plugin_library.build_tensorrt_library(f"sm_{major}{minor}")
+
+
+def _share_symbols() -> None:
+    """Let libraries that are loaded from now on find libnvinfer's functions: TensorRT's wheels load it for themselves
+    alone, and the plugin library calls two of them.
+    """
+    for mapped in psutil.Process().memory_maps():
+        if Path(mapped.path).name.startswith("libnvinfer.so"):
+            ctypes.CDLL(mapped.path, mode=ctypes.RTLD_GLOBAL | os.RTLD_NOLOAD)
 
 
 @functools.cache
@@ -256,6 +252,7 @@ def load_plugins(path: Path) -> None:
     # RoiAlign is a plugin of NVIDIA's own, from 8.5 on.
     trt.init_libnvinfer_plugins(log.logger, "")
     registry = trt.get_plugin_registry()
+    _share_symbols()
     try:
         if hasattr(registry, "load_library"):
             loaded = registry.load_library(str(path)) is not None
@@ -442,11 +439,12 @@ def make_engine(
     plugins: Path | None = None,
 ) -> Path:
     """``build/<model>/<onnx file>-<label>.engine``, built if it is not there or anything it depends on has changed:
-    the ONNX file, TensorRT, the GPU, the options, the plugin library (built by CMake if ``plugins`` is None), and what
-    turns the graph into float16, where that is done. "auto" and the typing that it stands for are the same option.
+    the ONNX file, TensorRT, the GPU, the options, the plugin library (:func:`build_plugin_library` if ``plugins`` is
+    None), and what turns the graph into float16, where that is done. "auto" and the typing that it stands for are the
+    same option.
 
     Raises:
-        TensorRTMissingError, PluginLibraryError, EngineBuildError.
+        TensorRTMissingError, helpers.plugin_library.PluginBuildError, PluginLibraryError, EngineBuildError.
     """
     where = machine()
     options = _with_typing(options)

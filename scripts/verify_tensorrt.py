@@ -2,7 +2,7 @@
 
     python scripts/verify_tensorrt.py --output evidence/tensorrt_<gpu>.json --commit $(git rev-parse HEAD)
 
-Needs an NVIDIA GPU, full TensorRT (8.4 to 11), pycuda, nvcc and TensorRT's headers (``TensorRT_ROOT``). Builds the
+Needs an NVIDIA GPU, full TensorRT (8.4 to 11), pycuda, nvcc and TensorRT's headers (``TENSORRT_ROOT``). Builds the
 plugins and one engine a case:
 
 - ``fp32``: the ``mmcv`` flavour, batch 1; ``fp32-multi-level``: the same with one MultiLevelRoIAlign a head.

@@ -15,7 +15,6 @@ import pytest
 from helpers import plugin_library
 from helpers.paths import PLUGINS, build_root
 
-pytestmark = pytest.mark.skipif(plugin_library.find_cxx() is None, reason="no C++ compiler")
 FAKE = PLUGINS / "tests" / "fake_tensorrt"
 
 

@@ -308,7 +308,6 @@ def test_the_patched_graph_for_plugins_has_consistent_types_and_runs(patched):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not tensorrt_rtx.available(), reason="TensorRT for RTX is not installed")
 def test_a_strongly_typed_parser_accepts_the_whole_graph_and_builds_its_trunk(patched, tmp_path):
     """TensorRT for RTX takes types from the graph, as full TensorRT 11 does. It has no plugins: what they make is an
     input here. It refuses one wrong type."""

@@ -11,8 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from helpers import tensorrt_rtx as rtx
 
-needs_rtx = pytest.mark.skipif(not rtx.available(), reason="tensorrt_rtx_bindings is not installed")
-
 
 def _model(*, custom: str = "", conv_name: str = "/rpn_head/rpn_cls/Conv") -> onnx.ModelProto:
     weights = numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "w")
@@ -38,7 +36,6 @@ def _model(*, custom: str = "", conv_name: str = "/rpn_head/rpn_cls/Conv") -> on
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
-@needs_rtx
 def test_the_parser_names_the_node_it_cannot_take_and_accepts_the_rest() -> None:
     model = _model(custom="grid_sampler")
     report = rtx.parse(model)
@@ -52,7 +49,6 @@ def test_the_parser_names_the_node_it_cannot_take_and_accepts_the_rest() -> None
     assert masked.layers["CONVOLUTION"] == 1
 
 
-@needs_rtx
 def test_an_engine_is_built_without_a_gpu(tmp_path: Path) -> None:
     built = rtx.build(_model(), tmp_path / "x.engine")
     assert built.bytes == (tmp_path / "x.engine").stat().st_size > 0
@@ -61,7 +57,6 @@ def test_an_engine_is_built_without_a_gpu(tmp_path: Path) -> None:
     assert built.inspected or any(line.startswith("ERROR") for line in built.log)
 
 
-@needs_rtx
 def test_a_refused_graph_builds_nothing_and_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "x.engine"
     path.write_bytes(b"old")

@@ -6,6 +6,7 @@ of inference, and a pass says nothing about a GPU. scripts/verify_tensorrt.py is
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import types
 import weakref
@@ -17,7 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from helpers import artifacts
+from helpers import artifacts, plugin_library
 from helpers import tensorrt_runner as tr
 from helpers.preprocess import NetworkInput
 
@@ -544,6 +545,42 @@ def test_plugin_library_missing_or_refused(tmp_path: Path, monkeypatch: pytest.M
     registry = Recorder([], "registry", load_library=AttributeError)  # 8.4: loaded with ctypes
     with pytest.raises(tr.PluginLibraryError, match="cannot be loaded"):
         tr.load_plugins(tmp_path / "bad.so")
+
+
+def test_plugins_find_the_functions_of_a_tensorrt_that_was_loaded_for_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorRT's wheels load it; the library of the plugins is not linked with it, and here calls one function."""
+    sources = {
+        "libnvinfer.so.99": "int stand_in() { return 5; }",
+        "libplugins.so": "int stand_in(); int course_plugins_register() { return stand_in(); }",
+    }
+    for name, source in sources.items():
+        (tmp_path / "x.cpp").write_text(f'extern "C" {{ {source} }}')
+        compiler = plugin_library.find_cxx() or "c++"
+        plugin_library.run_compiler([compiler, "-shared", "-fPIC", tmp_path / "x.cpp", "-o", tmp_path / name])
+    ctypes.CDLL(str(tmp_path / "libnvinfer.so.99"))
+    with pytest.raises(OSError, match="undefined symbol"):
+        ctypes.CDLL(str(tmp_path / "libplugins.so"))
+    use(monkeypatch, Fake("8.4", module={"get_plugin_registry": types.SimpleNamespace}))
+    tr.load_plugins(tmp_path / "libplugins.so")
+
+
+def test_the_plugin_library_is_built_for_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Fake("10"))
+    monkeypatch.setattr(plugin_library, "build_tensorrt_library", Path)
+    assert tr.build_plugin_library() == Path("sm_86")
+
+
+def test_a_machine_without_tensorrts_headers_says_where_they_are_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Fake("10"))
+    monkeypatch.setattr(plugin_library, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setenv("TENSORRT_ROOT", str(tmp_path))
+    assert "name with TENSORRT_ROOT" in (tr.why_not() or "")
+    (tmp_path / "NvInferRuntime.h").touch()
+    assert tr.why_not() is None
 
 
 def test_nothing_here_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
