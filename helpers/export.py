@@ -34,7 +34,7 @@ import onnx
 import onnxsim
 import torch
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import patches
 from helpers import artifacts

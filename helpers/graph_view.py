@@ -12,8 +12,8 @@ import base64
 import contextlib
 import hashlib
 import html
-import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -167,8 +167,8 @@ def render_with_netron(
     with tempfile.TemporaryDirectory() as folder, artifacts.whole_file(picture) as temporary:
         file = Path(folder) / "place.onnx"
         onnx.save(model, file)
-        with contextlib.redirect_stdout(io.StringIO()):
-            address = netron.start(str(file), browse=False)
+        logging.getLogger("netron").setLevel(logging.WARNING)  # it tells of each start and stop
+        address = netron.start(str(file), browse=False)
         server = _front_of(f"http://{address[0]}:{address[1]}")
         url = f"http://127.0.0.1:{server.server_port}"
         command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
@@ -185,8 +185,7 @@ def render_with_netron(
             running.terminate()
             running.wait()
             server.shutdown()
-            with contextlib.redirect_stdout(io.StringIO()):
-                netron.stop(address)
+            netron.stop(address)
 
 
 def _screenshot(profile: Path, size: tuple[int, int], seconds: float) -> bytes:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from helpers import artifacts
 from helpers.errors import CourseError

@@ -23,7 +23,7 @@ import onnx
 import torch
 from onnx import shape_inference
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from helpers.errors import CourseError
 from helpers.export import bound_meta, full_input_meta, library_line

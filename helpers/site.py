@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import nbformat
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 __all__ = ["Chapter", "chapter_goal", "chapter_title", "external_references", "index_page", "page"]
 
@@ -62,6 +63,7 @@ body.jp-Notebook, main { max-width:1060px !important; margin:0 auto !important; 
 .jp-RenderedHTMLCommon { font-size:16px; line-height:1.55; }
 .jp-RenderedImage img { max-width:100%; height:auto; }
 .jp-OutputArea-output { overflow-x:auto; }
+.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"] { background:#f6f8fa; }
 details.course-solution { border:1px solid var(--line); border-radius:6px; padding:.4rem .8rem; margin:.6rem 0; }
 details.course-solution summary { cursor:pointer; font:15px system-ui,sans-serif; }
 </style>
@@ -96,9 +98,23 @@ def _navigation(before: Chapter | None, after: Chapter | None) -> str:
 _CELL = re.compile(r'(<div\b[^>]*class="[^"]*celltag_solution[^"]*"[^>]*>)')
 
 
+class _DropEmptyStreams(Preprocessor):
+    """What is left of a progress bar that wiped itself out: blanks."""
+
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        if "outputs" in cell:
+            cell.outputs = [one for one in cell.outputs if one.output_type != "stream" or one.text.strip()]
+        return cell, resources
+
+
 def page(notebook: Any, chapter: Chapter, before: Chapter | None = None, after: Chapter | None = None) -> str:
-    """One executed notebook as one HTML file that needs no network: pictures inside, solutions folded."""
-    body, _ = HTMLExporter(template_name="lab", embed_images=True).from_notebook_node(nbformat.from_dict(notebook))
+    """One executed notebook as one HTML file that needs no network: pictures inside, solutions folded, of a progress
+    bar its last state.
+    """
+    exporter = HTMLExporter(template_name="lab", embed_images=True)
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)
+    exporter.register_preprocessor(_DropEmptyStreams, enabled=True)
+    body, _ = exporter.from_notebook_node(nbformat.from_dict(notebook))
     body = _MERMAID.sub("", _MATHJAX.sub("", _FOREIGN.sub("", body)))
     body = _wrap_solutions(body)
     navigation = _navigation(before, after)

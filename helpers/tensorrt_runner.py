@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import psutil
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from typing_extensions import override
 
 from helpers import artifacts, paths, plugin_graph, plugin_library, precision_plan

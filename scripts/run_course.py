@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.image:
         read_picture(options.image)
         os.environ["COURSE_IMAGE"] = str(options.image.resolve())
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:mmcv,ignore::UserWarning:mmdet")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:mmcv,ignore::UserWarning:mmdet.datasets.utils")
     # torch's exporter says once per node that it cannot infer mmcv's operators; that is known and fills the pages.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     spec = model_spec()

@@ -183,6 +183,20 @@ def test_external_references_are_seen():
     assert site.external_references('<a href="https://x.org">a link</a>') == []
 
 
+def test_of_a_progress_bar_the_page_keeps_the_last_state():
+    cell = code("for _ in tqdm(range(3)): pass")
+    steps = ["\rone 0/3", "\rone 1/3", "\rone 3/3", "\n", "\rtwo 0/3", "\rtwo 3/3", "\r       ", "\r"]
+    cell.outputs = [new_output("stream", name="stderr", text=text) for text in steps]
+    silent = code("for _ in tqdm(range(3), leave=False): pass")
+    silent.outputs = [new_output("stream", name="stderr", text=text) for text in steps[4:]]
+    before = [len(cell.outputs), len(silent.outputs)]
+    page = site.page(notebook("T", cell, silent), site.Chapter(paths.NOTEBOOKS / "01_x.ipynb", "T", ""))
+    assert "one 3/3" in page
+    assert not [left for left in ("one 0/3", "one 1/3", "two 0/3", "two 3/3") if left in page]
+    assert page.count('data-mime-type="application/vnd.jupyter.stderr"') == 1 + site._STYLE.count("jupyter.stderr")
+    assert [len(cell.outputs), len(silent.outputs)] == before, "the executed notebook itself is left alone"
+
+
 def test_a_solution_is_folded_whole():
     cell = code("1 + 1", "solution")
     cell.outputs = [new_output("stream", text="the answer")]
