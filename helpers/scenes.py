@@ -7,7 +7,7 @@ flipped and recoloured; the mask of an instance is what is left visible of it on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -17,9 +17,22 @@ from pycocotools import mask as rle
 
 from helpers.emoji_art import Sprite
 
-__all__ = ["DEMO_STYLES", "Scene", "SceneStyle", "coco_annotations", "coco_dataset", "render_scene"]
+__all__ = [
+    "DEMO_STYLES",
+    "USUAL_SHAPE",
+    "VALIDATION_STYLES",
+    "Scene",
+    "SceneStyle",
+    "coco_annotations",
+    "coco_dataset",
+    "render_scene",
+    "style_for",
+]
 
 Picture = npt.NDArray[np.uint8]
+
+# (height, width) of a picture that fills the network's input, as every training scene does.
+USUAL_SHAPE = (800, 1216)
 
 
 @dataclass(frozen=True)
@@ -30,12 +43,14 @@ class SceneStyle:
     size: the range of the longest side in pixels, drawn log-uniformly, before rotation.
     classes: names to choose from; empty for all. same_class_share: how often a sprite repeats the class (and picture
     neighbourhood) of one drawn before, which makes overlaps that only NMS within the class can resolve.
+    shape: (height, width) of the picture.
     """
 
     instances: tuple[int, int] = (22, 40)
     size: tuple[float, float] = (16.0, 400.0)
     classes: tuple[str, ...] = ()
     same_class_share: float = 0.15
+    shape: tuple[int, int] = USUAL_SHAPE
 
 
 @dataclass(frozen=True)
@@ -62,8 +77,8 @@ class Scene:
         return boxes
 
 
-# The four demo scenes: each is hard in one way. The classes stand on both sides of index 54 (donut), where labels times
-# 1216 pass the largest half-precision number.
+# The demo scenes: each is hard in one way, the last four by the picture's shape. The classes stand on both sides of
+# index 54 (donut), where labels times 1216 pass the largest half-precision number.
 DEMO_STYLES: dict[str, SceneStyle] = {
     "crowd": SceneStyle(instances=(80, 80), size=(40, 170), same_class_share=0.1),
     "tiny": SceneStyle(instances=(70, 70), size=(16, 60), same_class_share=0.1),
@@ -74,10 +89,53 @@ DEMO_STYLES: dict[str, SceneStyle] = {
         classes=("cat", "dog", "donut", "pizza", "car", "zebra", "clock", "teddy bear", "umbrella", "person"),
         same_class_share=0.6,
     ),
+    "shelf": SceneStyle(
+        instances=(52, 52),
+        size=(50, 190),
+        classes=("backpack", "bottle", "cup", "bowl", "apple", "potted plant", "book", "clock", "vase", "scissors"),
+        shape=(768, 1024),
+    ),
+    "tower": SceneStyle(instances=(46, 46), size=(50, 190), shape=(1024, 768)),
+    "square": SceneStyle(instances=(36, 36), size=(40, 160), shape=(640, 640)),
+    "thumbnail": SceneStyle(instances=(20, 20), size=(24, 84), shape=(240, 320)),
 }
 
 # An instance counts if this much of it, and this many pixels, stay visible; less could not be told by a person.
 MIN_VISIBLE_SHARE, MIN_VISIBLE_PIXELS = 0.30, 40
+
+
+def style_for(shape: tuple[int, int]) -> SceneStyle:
+    """The usual style for a picture of ``shape`` (height, width): as many objects of all classes.
+
+    The largest shrink with the picture (by the square root of its area). The smallest keep the usual size, both in the
+    picture and where it is scaled to fit :data:`USUAL_SHAPE`: less could not be told there.
+    """
+    usual = SceneStyle()
+    low, high = usual.size
+    fit = min(full / side for full, side in zip(USUAL_SHAPE, shape, strict=True))
+    share = shape[0] * shape[1] / (USUAL_SHAPE[0] * USUAL_SHAPE[1])
+    return replace(usual, size=(low / min(1.0, fit), high * min(1.0, share) ** 0.5), shape=shape)
+
+
+# The validation set: scenes as in training, then twelve of other shapes (4:3 and 3:4, square, 16:9 and 9:16, 3:1 and
+# 1:3), smaller and larger than the network's input.
+VALIDATION_STYLES = (SceneStyle(),) * 48 + tuple(
+    style_for((height, width))
+    for width, height in (
+        (1024, 768),
+        (768, 1024),
+        (800, 800),
+        (1280, 720),
+        (720, 1280),
+        (640, 480),
+        (480, 640),
+        (1600, 1200),
+        (1920, 1080),
+        (320, 240),
+        (1200, 400),
+        (320, 960),
+    )
+)
 
 
 def render_scene(
@@ -85,13 +143,13 @@ def render_scene(
     sprites: Sequence[Sprite],
     class_names: Sequence[str],
     style: SceneStyle | None = None,
-    shape: tuple[int, int] = (800, 1216),
 ) -> Scene:
     """Draw the scene that belongs to ``seed``.
 
-    ``class_names`` gives the order of ``labels`` (COCO's 80 names); ``shape`` is (height, width) in pixels.
+    ``class_names`` gives the order of ``labels`` (COCO's 80 names).
     """
     style = style or SceneStyle()
+    shape = style.shape
     random = np.random.default_rng(seed)
     by_class: dict[str, list[Sprite]] = {}
     for sprite in sprites:

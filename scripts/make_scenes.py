@@ -18,7 +18,7 @@ from helpers.artifacts import write_bytes, write_text
 from helpers.compat import ensure_torchvision
 from helpers.emoji_art import load_sprites, sprite_archive
 from helpers.errors import CourseError
-from helpers.scenes import DEMO_STYLES, Scene, coco_dataset, render_scene
+from helpers.scenes import DEMO_STYLES, VALIDATION_STYLES, Scene, coco_dataset, render_scene
 
 ensure_torchvision()
 
@@ -37,8 +37,7 @@ def save_picture(path: Path, scene: Scene, quality: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=paths.DATA, help="where demo/ and val/ go (default: data/)")
-    parser.add_argument("--pictures", type=int, default=48, help="size of the validation set (default: 48)")
-    parser.add_argument("--demo-seed", type=int, default=7, help="seed of the four demo scenes (default: 7)")
+    parser.add_argument("--demo-seed", type=int, default=7, help="seed of the demo scenes (default: 7)")
     options = parser.parse_args()
     names = CocoDataset.CLASSES
     sprites = load_sprites(sprite_archive(paths.build_root() / "emoji_sprites.npz"))
@@ -49,8 +48,8 @@ def main() -> None:
         demo.append((f"{name}.jpg", scene))
     write_text(options.output / "demo" / "annotations.json", json.dumps(coco_dataset(demo, names, CATEGORY_IDS)))
     validation = []
-    for index in tqdm(range(options.pictures), desc="validation scenes", unit="scene"):
-        scene = render_scene(FIRST_VALIDATION_SEED + index, sprites, names)
+    for index, style in enumerate(tqdm(VALIDATION_STYLES, desc="validation scenes", unit="scene")):
+        scene = render_scene(FIRST_VALIDATION_SEED + index, sprites, names, style)
         save_picture(options.output / "val" / f"{index:03d}.jpg", scene, 88)
         validation.append((f"{index:03d}.jpg", scene))
     write_text(options.output / "val" / "annotations.json", json.dumps(coco_dataset(validation, names, CATEGORY_IDS)))

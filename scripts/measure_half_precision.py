@@ -4,7 +4,7 @@
     python scripts/measure_half_precision.py --model r50 --random-weights --output evidence/half_precision_r50.json
 
 Runs on any CPU, about 4 s a picture and row on two cores. Each row is written as soon as it is measured, and a second
-call goes on with the rows that are missing; ``--pictures`` takes the first few of the 48 scenes only, and ``--rows``
+call goes on with the rows that are missing; ``--pictures`` takes the first few of the scenes only, and ``--rows``
 some of the rows. With random weights, which need no checkpoint, AP means nothing and is left out: what is measured then
 is the agreement with FP32 on one demo scene.
 
@@ -165,7 +165,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write, and to go on with")
     parser.add_argument("--model", default="emoji", metavar="NAME", help="emoji (default) or r50")
     parser.add_argument("--random-weights", action="store_true", help="random weights: agreement only, no AP")
-    parser.add_argument("--pictures", type=int, default=48, help="how many of the scenes (default: all 48)")
+    parser.add_argument("--pictures", type=int, help="how many of the validation scenes (default: all)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows only, by name")
     parser.add_argument("--commit", default="", help="commit of the measured code, for the record")
     arguments = parser.parse_args(words)
@@ -174,19 +174,20 @@ def main(words: Sequence[str] | None = None) -> None:
     if strangers:
         raise CourseError(f"there is no row {min(strangers)!r}", f"use some of: {', '.join(rows.makers)}")
     whole = evaluation.load_set()
-    if not 1 <= arguments.pictures <= len(whole):
-        raise CourseError(f"there are {len(whole)} scenes, not {arguments.pictures}", "ask for as many or fewer")
+    count = len(whole) if arguments.pictures is None else arguments.pictures
+    if not 1 <= count <= len(whole):
+        raise CourseError(f"there are {len(whole)} scenes, not {count}", "ask for as many or fewer")
     about = {
         "what": "simulated half precision (every float result rounded) in ONNX Runtime on a CPU; see the script",
         "model": f"{arguments.model}, random weights" if arguments.random_weights else arguments.model,
-        "pictures": 0 if arguments.random_weights else arguments.pictures,
+        "pictures": 0 if arguments.random_weights else count,
         "processor": platform.processor() or platform.machine(),
     }
     done = stored_rows(arguments.output, about)
     for name in arguments.rows or rows.makers:
         if name in [row["row"] for row in done]:
             continue
-        pictures = None if arguments.random_weights else whole.head(arguments.pictures)
+        pictures = None if arguments.random_weights else whole.head(count)
         done.append({**measure(rows, name, pictures), "commit": arguments.commit})
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
         done.sort(key=lambda row: list(rows.makers).index(row["row"]))

@@ -14,8 +14,8 @@ def test_wrong_requests_are_named_before_anything_is_measured(tmp_path):
     output = tmp_path / "record.json"
     with pytest.raises(CourseError, match="there is no row 'nothing': use some of: FP32, half, nothing in FP32"):
         script.main(["--output", str(output), "--rows", "FP32", "nothing"])
-    with pytest.raises(CourseError, match="there are 48 scenes, not 49"):
-        script.main(["--output", str(output), "--pictures", "49"])
+    with pytest.raises(CourseError, match="there are 60 scenes, not 61"):
+        script.main(["--output", str(output), "--pictures", "61"])
     assert not output.exists()
     output.write_text('{"rows": 3}')
     with pytest.raises(CourseError, match="no record of this script"):

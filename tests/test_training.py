@@ -30,7 +30,7 @@ def scene(seed):
     sprites = [Sprite("cat", "test", rgba), Sprite("dog", "test", rgba[:, :40])]
     names = [f"class {index}" for index in range(80)]
     names[15:17] = ["cat", "dog"]
-    return render_scene(seed, sprites, names, SceneStyle(instances=(5, 5), size=(40, 90)), shape=SHAPE)
+    return render_scene(seed, sprites, names, SceneStyle(instances=(5, 5), size=(40, 90), shape=SHAPE))
 
 
 def sample(seed):
