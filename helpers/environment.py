@@ -86,7 +86,7 @@ def _torchvision() -> Finding:
 
 
 def _weights() -> list[Finding]:
-    from helpers.models import model_spec
+    from helpers.detector.models import model_spec
 
     findings = []
     for name in ("emoji", "r50"):
@@ -96,7 +96,8 @@ def _weights() -> list[Finding]:
         action = (
             "check out the repository again"
             if name == "emoji"
-            else "only for COURSE_MODEL=r50: run `python -m helpers.models` online, or name a file in COURSE_CHECKPOINT"
+            else "only for COURSE_MODEL=r50: run `python -m helpers.detector.models` online, or name a file in "
+            "COURSE_CHECKPOINT"
         )
         label = spec.checkpoint.name if present and spec.checkpoint else "-"
         purpose = "the embedded model" if name == "emoji" else "the official COCO model"

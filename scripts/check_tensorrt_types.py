@@ -1,4 +1,4 @@
-"""Check helpers/tensorrt_runner.py with mypy against TensorRT's own signatures (10.13), without TensorRT.
+"""Check helpers/tensorrt/runner.py with mypy against TensorRT's own signatures (10.13), without TensorRT.
 
     python scripts/check_tensorrt_types.py
 

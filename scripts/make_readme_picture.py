@@ -5,11 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from helpers import drawing, paths
+from helpers import paths
 from helpers.artifacts import write_bytes
-from helpers.inference import detect
-from helpers.models import load_detector
-from helpers.preprocess import read_picture
+from helpers.detector import drawing
+from helpers.detector.inference import detect
+from helpers.detector.models import load_detector
+from helpers.detector.preprocess import read_picture
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Render the course's pictures: the demo scenes and the validation set, deterministic by seed.
 
-Fetches the icon sets from the npm registry once (see helpers/emoji_art.py).
+Fetches the icon sets from the npm registry once (see helpers/scenes/emoji_art.py).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from tqdm import tqdm
 from helpers import paths
 from helpers.artifacts import write_bytes, write_text
 from helpers.compat import ensure_torchvision
-from helpers.emoji_art import load_sprites, sprite_archive
 from helpers.errors import CourseError
-from helpers.scenes import DEMO_STYLES, VALIDATION_STYLES, Scene, coco_dataset, render_scene
+from helpers.scenes.emoji_art import load_sprites, sprite_archive
+from helpers.scenes.render import DEMO_STYLES, VALIDATION_STYLES, Scene, coco_dataset, render_scene
 
 ensure_torchvision()
 

@@ -34,13 +34,17 @@ import numpy.typing as npt
 import onnx
 import pandas as pd
 
-from helpers import artifacts, evaluation, export, models, paths
+from helpers import artifacts, paths
+from helpers.detector import evaluation, models
+from helpers.detector.preprocess import prepare, read_picture
 from helpers.errors import CourseError
-from helpers.half import hunt, round_results
-from helpers.ort_runner import OnnxRunner
-from helpers.precision_by_type import ARTICLE_FINAL, ARTICLE_FIRST, eliminate, nodes_of_types, with_data_movement
-from helpers.precision_search import Simulation, agreement, find_plan, same_detections
-from helpers.preprocess import prepare, read_picture
+from helpers.export import exporter as export
+from helpers.graph.detect import detect
+from helpers.graph.file import load_onnx
+from helpers.graph.onnx_runtime import OnnxRunner
+from helpers.half_precision.by_type import ARTICLE_FINAL, ARTICLE_FIRST, eliminate, nodes_of_types, with_data_movement
+from helpers.half_precision.search import Simulation, agreement, find_plan, same_detections
+from helpers.half_precision.simulation import hunt, round_results
 
 if TYPE_CHECKING:
     from mmdet.models import BaseDetector
@@ -82,13 +86,11 @@ class Rows:
 
     @functools.cached_property
     def reference(self) -> dict[str, npt.NDArray[Any]]:
-        return OnnxRunner(self.plain).run(self.feeds["input"], ["dets", "labels"])
+        return OnnxRunner(self.plain).run(self.feeds, ["dets", "labels"])
 
     def _export(self, applied: tuple[str, ...], label: str) -> onnx.ModelProto:
         label = f"{'random-' if self.random_weights else ''}{label}".rstrip("-")
-        return export.load_onnx(
-            export.make_onnx(self.model, "standard", applied=applied, label=label, detector=self.detector)
-        )
+        return load_onnx(export.make_onnx(self.model, "standard", applied=applied, label=label, detector=self.detector))
 
     def _kept(self, names: Any) -> tuple[onnx.ModelProto, int]:
         return round_results(self.plain, keep=names), len(names)
@@ -125,7 +127,7 @@ def measure(rows: Rows, name: str, pictures: evaluation.EvaluationSet | None) ->
     """One row of the table, without AP where there are no pictures."""
     model, nodes = rows.makers[name]()
     runner = OnnxRunner(model, optimise=name == "FP32")
-    found = runner.run(rows.feeds["input"], ["dets", "labels"])
+    found = runner.run(rows.feeds, ["dets", "labels"])
     same = agreement(rows.reference, found)
     row = {
         "row": name,
@@ -137,7 +139,7 @@ def measure(rows: Rows, name: str, pictures: evaluation.EvaluationSet | None) ->
     if pictures is None:
         return row
     start = time.perf_counter()
-    result = evaluation.evaluate(pictures, runner.detect, description=name)
+    result = evaluation.evaluate(pictures, functools.partial(detect, runner), description=name)
     return {
         **row,
         "box AP": round(result.box, 4),

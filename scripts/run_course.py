@@ -26,10 +26,10 @@ from nbclient.exceptions import CellExecutionError
 
 from helpers import paths
 from helpers.artifacts import write_text
+from helpers.detector.models import MODEL_NAMES, download_checkpoint, model_spec
+from helpers.detector.preprocess import read_picture
 from helpers.environment import gpu_available
 from helpers.errors import CourseError
-from helpers.models import MODEL_NAMES, download_checkpoint, model_spec
-from helpers.preprocess import read_picture
 from helpers.site import Chapter, chapter_goal, chapter_title, index_page, page
 
 

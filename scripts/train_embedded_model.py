@@ -19,9 +19,9 @@ from tqdm import tqdm
 from helpers import paths
 from helpers.artifacts import sha256_file, whole_file, write_text
 from helpers.compat import ensure_torchvision
-from helpers.emoji_art import load_sprites, sprite_archive
 from helpers.errors import CourseError
-from helpers.torchvision_ops import mmcv_ops_are_compiled, serve_by_torchvision, use_torchvision_roi_align
+from helpers.scenes.emoji_art import load_sprites, sprite_archive
+from helpers.scenes.torchvision_ops import mmcv_ops_are_compiled, serve_by_torchvision, use_torchvision_roi_align
 
 ensure_torchvision()
 COMPILED = mmcv_ops_are_compiled()
@@ -31,17 +31,10 @@ if not COMPILED:
 from mmdet.datasets import CocoDataset  # noqa: E402
 from mmdet.models import build_detector  # noqa: E402
 
-from helpers.evaluation import AveragePrecision, evaluate, load_set  # noqa: E402
-from helpers.inference import detect  # noqa: E402
-from helpers.models import load_config  # noqa: E402
-from helpers.training import (  # noqa: E402
-    TrainingPlan,
-    half_state,
-    load_progress,
-    save_progress,
-    scene_batches,
-    train,
-)
+from helpers.detector.evaluation import AveragePrecision, evaluate, load_set  # noqa: E402
+from helpers.detector.inference import detect  # noqa: E402
+from helpers.detector.models import load_config  # noqa: E402
+from helpers.scenes.training import TrainingPlan, half_state, load_progress, save_progress, scene_batches, train  # noqa: E402
 
 
 def parse() -> argparse.Namespace:

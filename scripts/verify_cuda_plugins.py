@@ -44,9 +44,9 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from helpers import plugin_library
 from helpers.artifacts import write_text
 from helpers.errors import CourseError
+from helpers.operators import library as plugin_library
 from helpers.paths import PLUGINS, build_root
 
 try:

@@ -11,8 +11,8 @@ each run of the table, and writes all that with the FP32 detections of ONNX Runt
 
 The second needs Python with torch, numpy, onnx, rich, tqdm, filelock, scipy and matplotlib, no mmdet, and a GPU, or
 ``--device cpu`` for a dry run, where kernels compute in true half precision too. It runs the same graphs node by node
-with PyTorch's operators (helpers/torch_graph.py) and compares: which tensors are not finite, by name; the first inf and
-the first NaN; the detections.
+with PyTorch's operators (helpers/half_precision/torch_graph.py) and compares: which tensors are not finite, by name;
+the first inf and the first NaN; the detections.
 
 Times are those of the interpreter, node by node from Python with NMS on the host: they are no benchmark of the model.
 """
@@ -47,12 +47,13 @@ from rich.table import Table
 from tqdm import tqdm
 
 from helpers import artifacts
-from helpers.detections import Detections
+from helpers.compare.parity import compare
+from helpers.detector.detections import Detections
 from helpers.errors import CourseError
-from helpers.half_agreement import HALF_TOLERANCE, agreement
-from helpers.parity import compare
+from helpers.graph.file import load_onnx
+from helpers.half_precision.agreement import HALF_TOLERANCE, agreement
+from helpers.half_precision.torch_graph import DTYPES, TorchGraph, hunt
 from helpers.paths import DATA
-from helpers.torch_graph import DTYPES, TorchGraph, hunt
 
 Array = npt.NDArray[Any]
 FILE = "prepared.npz"
@@ -108,7 +109,7 @@ class Prepared:
 def exported_graphs() -> dict[str, onnx.ModelProto]:
     """The embedded model as it is and with the patches for half precision; both correct in FP32."""
     try:
-        from helpers import export
+        from helpers.export import exporter as export
     except ImportError as error:
         raise VerifyError(
             f"exporting needs the course's environment, and this machine has no {error.name}",
@@ -117,23 +118,22 @@ def exported_graphs() -> dict[str, onnx.ModelProto]:
     correct = export.CORRECT["standard"]
     plain = export.make_onnx("emoji", "standard", applied=correct)
     patched = export.make_onnx("emoji", "standard", applied=(*correct, *export.HALF), label="half-all")
-    return {"plain": export.load_onnx(plain), "patched": export.load_onnx(patched)}
+    return {"plain": load_onnx(plain), "patched": load_onnx(patched)}
 
 
 def picture_feeds(picture: Path) -> dict[str, Array]:
-    from helpers.preprocess import prepare, read_picture
+    from helpers.detector.preprocess import prepare, read_picture
 
     return {"input": prepare(read_picture(picture)).tensor}
 
 
 def prepared_from(graphs: dict[str, onnx.ModelProto], feeds: dict[str, Array], about: Mapping[str, Any]) -> Prepared:
     """Everything that the second step compares with: reference, plan and simulations."""
-    from helpers import half
-    from helpers.ort_runner import OnnxRunner, open_session
-    from helpers.precision_search import find_plan
+    from helpers.graph.onnx_runtime import OnnxRunner, open_session
+    from helpers.half_precision import simulation as half
+    from helpers.half_precision.search import find_plan
 
-    (tensor,) = feeds.values()
-    reference = OnnxRunner(graphs["plain"], optimise=False).run(tensor)
+    reference = OnnxRunner(graphs["plain"], optimise=False).run(feeds)
     plan = find_plan(graphs["plain"], feeds).plan
     made = Prepared(graphs, feeds, reference, plan.names, {}, {**about, "onnxruntime": _version("onnxruntime")})
     for row in tqdm(ROWS[1:], desc="simulated half precision", unit="run"):

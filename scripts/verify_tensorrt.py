@@ -9,22 +9,23 @@ plugins and one engine a case:
 - ``fp32-dynamic``: any batch up to ``--batch``. Aligned in batches of different pictures, each at every place.
 - ``fp16``: half precision everywhere that TensorRT likes it. Expected to disagree (chapter 07 says why), so its verdict
   is reported and counts for nothing; that it cannot be built or run does count.
-- ``fp16-patched``: the same for the graph without overflow (patches ``helpers.export.HALF``). Expected to agree.
+- ``fp16-patched``: the same for the graph without overflow (patches ``helpers.export.exporter.HALF``). Expected to
+  agree.
 - ``fp16-plan``: the graph of ``fp16`` in half precision but for the nodes of ``--plan``, by layer precisions (where
   TensorRT has them, up to 10).
 - ``fp16-typed``: the same plan with the types in the graph, strongly typed (from 9.0 on; the only way from 11 on).
 
 ``fp16`` and ``fp16-patched`` take what this TensorRT offers: its FP16 flag up to 10, types in the graph from 11 on.
-``--plan FILE`` is a plan of ``helpers.precision_plan`` for the ``mmcv`` flavour, whose node names are not those of the
-``standard`` flavour; the GPU cell of chapter 07 saves one. A minimal plan may lose a point of AP, and its case then
+``--plan FILE`` is a plan of ``helpers.half_precision.plan`` for the ``mmcv`` flavour, whose node names are not those of
+the ``standard`` flavour; the GPU cell of chapter 07 saves one. A minimal plan may lose a point of AP, and its case then
 disagrees: chapter 07 tells which infinities a search for NaN does not see. All cases run by default, those with a plan
 if there is one; ``--cases`` names the ones to run. A case that this TensorRT has no way for is reported as not run, and
 counts for nothing.
 
 Every engine runs the demo pictures, with ``--in-flight`` runs at a time, each on its own stream, and is compared with
-ONNX Runtime under the contract of ``helpers.parity``; and it detects the validation set. FP32 agrees if every picture
-keeps the contract and AP moves by at most 0.1 points. Half precision cannot keep 1e-4 in every score: it agrees if AP
-moves by at most 0.5 points; its pictures are in the record. (In simulated half precision,
+ONNX Runtime under the contract of ``helpers.compare.parity``; and it detects the validation set. FP32 agrees if every
+picture keeps the contract and AP moves by at most 0.1 points. Half precision cannot keep 1e-4 in every score: it agrees
+if AP moves by at most 0.5 points; its pictures are in the record. (In simulated half precision,
 evidence/half_precision_cpu.json, AP moves by up to 0.4 points where nothing overflows, and by one point and more where
 something does.) A case that fails is reported, and the next one runs.
 
@@ -54,11 +55,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import onnx
 
-from helpers import artifacts, evaluation, models, ort_runner, parity, paths, plugin_graph, precision_plan, preprocess
-from helpers import tensorrt_runner as trt
-from helpers.detections import Detections
+from helpers import artifacts, paths
+from helpers.compare import parity
+from helpers.detector import evaluation, models, preprocess
+from helpers.detector.detections import Detections
 from helpers.errors import CourseError
-from helpers.export import CORRECT, HALF, dynamic_options, load_onnx, make_onnx
+from helpers.export.exporter import CORRECT, HALF, dynamic_options, make_onnx
+from helpers.graph import detect as through
+from helpers.graph import onnx_runtime as ort_runner
+from helpers.graph.file import load_onnx
+from helpers.half_precision import plan as precision_plan
+from helpers.tensorrt import plugin_graph
+from helpers.tensorrt import runner as trt
 
 CASES = ("fp32", "fp32-multi-level", "fp32-dynamic", "fp16", "fp16-patched", "fp16-plan", "fp16-typed")
 #: The cases that need a plan, and the typing by which each carries it out.
@@ -152,7 +160,7 @@ def average_precision(detector: trt.TensorRTRunner | ort_runner.OnnxRunner, name
 
     def detect(picture: np.ndarray[Any, Any]) -> Detections:
         prepared = preprocess.prepare(picture)
-        return ort_runner.to_picture(detector.detect_prepared(prepared), prepared)
+        return through.to_picture(through.detect_prepared(detector, prepared), prepared)
 
     return evaluation.evaluate(evaluation.load_set(), detect, description=name)
 
@@ -169,7 +177,7 @@ def reference() -> tuple[dict[str, preprocess.NetworkInput], dict[str, Detection
     runner = ort_runner.OnnxRunner(make_onnx("emoji", "standard"))
     read = {name: preprocess.read_picture(paths.DATA / "demo" / f"{name}.jpg") for name in DEMO}
     pictures = {name: preprocess.prepare(picture) for name, picture in read.items()}
-    found = {name: runner.detect_prepared(prepared) for name, prepared in pictures.items()}
+    found = {name: through.detect_prepared(runner, prepared) for name, prepared in pictures.items()}
     return pictures, found, average_precision(runner, "ONNX Runtime")
 
 

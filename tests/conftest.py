@@ -8,7 +8,7 @@ import pytest
 
 warnings.filterwarnings("ignore", message="On January 1, 2023, MMCV")
 
-from helpers.models import load_detector  # noqa: E402
+from helpers.detector.models import load_detector  # noqa: E402
 
 
 @pytest.fixture(scope="session")

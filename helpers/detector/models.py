@@ -1,0 +1,263 @@
+"""The course's two models behind one name: configs, checkpoints, and a detector ready to run.
+
+``emoji`` is shipped in the repository. ``r50`` is mmdet's official ``mask_rcnn_r50_fpn_2x_coco``, whose config ships
+inside the mmdet wheel and whose checkpoint the user fetches or names.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from helpers import paths
+from helpers.artifacts import sha256_file
+from helpers.compat import ensure_torchvision
+from helpers.detector.pipeline import mmdet_pipeline
+from helpers.detector.preprocess import INPUT_HEIGHT, INPUT_WIDTH
+from helpers.errors import CourseError
+
+ensure_torchvision()
+
+import mmdet  # noqa: E402
+from mmcv import Config  # noqa: E402
+from mmdet.datasets import CocoDataset  # noqa: E402
+from mmdet.models import build_detector  # noqa: E402
+
+if TYPE_CHECKING:
+    from mmdet.models.detectors import BaseDetector
+
+__all__ = [
+    "MODEL_NAMES",
+    "CheckpointError",
+    "ModelSpec",
+    "UnknownModelError",
+    "build_random_detector",
+    "current_model_name",
+    "download_checkpoint",
+    "load_config",
+    "load_detector",
+    "model_spec",
+    "read_checkpoint",
+]
+
+MODEL_NAMES = ("emoji", "r50")
+INPUT_SHAPE = (1, 3, INPUT_HEIGHT, INPUT_WIDTH)
+
+
+class UnknownModelError(CourseError):
+    """The name is not one of :data:`MODEL_NAMES`."""
+
+
+class CheckpointError(CourseError):
+    """A checkpoint is missing, damaged, not the published one, not loadable safely, or of another model."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Where one model lives.
+
+    checkpoint: the file to load, or None if there is none yet (see :func:`download_checkpoint`).
+    sha256: the digest that the published checkpoint has (a prefix is enough: mmdet publishes the first 8 digits, in
+    the file's name); None for a file that the user named, whose content nobody promised.
+    """
+
+    name: str
+    config: Path
+    checkpoint: Path | None
+    sha256: str | None
+
+
+def current_model_name() -> str:
+    """``$COURSE_MODEL``, default ``emoji``. Raises :class:`UnknownModelError`."""
+    return _known(_chosen())
+
+
+def _chosen() -> str:
+    return os.environ.get("COURSE_MODEL") or "emoji"
+
+
+def _known(name: str) -> str:
+    if name not in MODEL_NAMES:
+        raise UnknownModelError(f"there is no model named {name!r}", f"use one of: {', '.join(MODEL_NAMES)}")
+    return name
+
+
+def model_spec(name: str | None = None, checkpoint: Path | str | None = None) -> ModelSpec:
+    """Config and checkpoint of a model.
+
+    ``name`` defaults to :func:`current_model_name`; ``checkpoint`` to ``$COURSE_CHECKPOINT`` for that model (the
+    variable speaks of no other), then to the published file where it is present.
+
+    Raises:
+        UnknownModelError: no such model.
+        CheckpointError: a checkpoint was named and is not there.
+    """
+    name = _known(name) if name else current_model_name()
+    named = checkpoint or (os.environ.get("COURSE_CHECKPOINT") if name == _chosen() else None)
+    if name == "emoji":
+        folder = paths.MODELS / "emoji"
+        sums = folder / "SHA256SUMS"
+        lines = sums.read_text().splitlines() if sums.is_file() else []
+        digests = {file: digest for digest, file in (line.split() for line in lines)}
+        weights = folder / "mask_rcnn_emoji.pth"
+        # No digest begins with "missing": weights without their recorded sum are refused.
+        spec = ModelSpec(name, folder / "mask_rcnn_emoji.py", weights, digests.get(weights.name, "missing"))
+    else:
+        config = Path(mmdet.__file__).parent / ".mim/configs/mask_rcnn/mask_rcnn_r50_fpn_2x_coco.py"
+        found = sorted(_r50_folder().glob("mask_rcnn_r50_fpn_2x_coco_*.pth"))
+        # OpenMMLab ends a file's name with the first eight digits of its SHA-256.
+        spec = ModelSpec(name, config, *((found[-1], found[-1].stem.rsplit("-", 1)[-1]) if found else (None, None)))
+    if named:
+        if not Path(named).is_file():
+            raise CheckpointError(f"there is no checkpoint at {named}", "check the path")
+        spec = ModelSpec(name, spec.config, Path(named), None)
+    return spec
+
+
+def _r50_folder() -> Path:
+    return paths.build_root() / "downloads" / "r50"
+
+
+def download_checkpoint(name: str = "r50") -> Path:
+    """Fetch the official checkpoint with ``mim download`` into ``build/downloads/r50``; returns its path.
+
+    Raises:
+        CheckpointError: mim is not installed, or the download failed (offline, say).
+    """
+    if name != "r50":
+        raise CheckpointError(f"the model {name!r} has nothing to download", "it is part of the repository")
+    folder = _r50_folder()
+    mim = shutil.which("mim", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if mim is None:
+        raise CheckpointError("mim is not installed", "run `pip install openmim`, or name a checkpoint file")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [mim, "download", "mmdet", "--config", "mask_rcnn_r50_fpn_2x_coco", "--dest", str(folder)]
+    if subprocess.run(command, check=False).returncode != 0 or model_spec("r50").checkpoint is None:
+        raise CheckpointError(
+            "the official checkpoint could not be downloaded",
+            "go online and try again, or name a checkpoint file with --checkpoint or COURSE_CHECKPOINT",
+        )
+    found = model_spec("r50").checkpoint
+    assert found is not None
+    return found
+
+
+def load_config(name: str | None = None) -> Config:
+    """The model's mmdet config, with the course's preprocessing (:func:`helpers.detector.pipeline.mmdet_pipeline`) in
+    it.
+
+    Nothing is downloaded: the config's own pretrained backbone is switched off.
+    """
+    spec = model_spec(name)
+    config = Config.fromfile(str(spec.config))
+    config.model.backbone.pop("init_cfg", None)
+    config.model.pretrained = None
+    config.data = {"test": {"pipeline": mmdet_pipeline()}}
+    return config
+
+
+def read_checkpoint(spec: ModelSpec, *, trust: bool = False) -> dict[str, Any]:
+    """Verify and open a model's checkpoint file; see :func:`load_detector` for ``trust``. Raises CheckpointError."""
+    path = spec.checkpoint
+    if path is None:
+        raise CheckpointError(
+            "there is no checkpoint for r50",
+            "run `python -m helpers.detector.models` online, or name a file with --checkpoint or COURSE_CHECKPOINT",
+        )
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}", "check out the repository again")
+    if spec.sha256 is not None and not sha256_file(path).startswith(spec.sha256):
+        raise CheckpointError(f"{path} is not the published file (its SHA-256 differs)", "delete it and fetch it again")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors or is damaged, so it was not opened ({str(error).splitlines()[0]})",
+            "use a checkpoint of tensors only, or pass trust=True if you trust who made it",
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError) as error:
+        raise CheckpointError(f"{path} is not a whole PyTorch checkpoint", "fetch it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no dictionary of weights", "name a checkpoint of this model")
+    return content
+
+
+def load_detector(
+    name: str | None = None, checkpoint: Path | str | None = None, *, device: str = "cpu", trust: bool = False
+) -> BaseDetector:
+    """Build the detector, load its weights in FP32, and put it in evaluation mode.
+
+    The result is what ``mmdet.apis.init_detector`` gives (it has ``cfg`` and ``CLASSES``), and works with
+    ``inference_detector`` and ``show_result``. ``init_detector`` itself cannot be told to load with
+    ``weights_only=True``, and knows no digests.
+
+    ``trust`` lets the checkpoint run code while it is unpickled; the default refuses.
+
+    Raises:
+        UnknownModelError, CheckpointError.
+    """
+    spec = model_spec(name, checkpoint)
+    content = read_checkpoint(spec, trust=trust)
+    state = content.get("state_dict", content)
+    detector = _build(spec.name)
+    try:
+        detector.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+        )
+    except (RuntimeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{spec.checkpoint} has not the weights of the model {spec.name!r}", "name a checkpoint of this model"
+        ) from error
+    return detector.to(device).eval()
+
+
+def _build(name: str) -> BaseDetector:
+    config = load_config(name)
+    detector = build_detector(config.model)
+    detector.cfg = config
+    detector.CLASSES = tuple(CocoDataset.CLASSES)
+    return detector
+
+
+def build_random_detector(name: str = "r50", seed: int = 0) -> BaseDetector:
+    """The model's architecture with random weights from a seed, in evaluation mode: for tests where no checkpoint is.
+
+    Plain random heads give scores that differ in the sixth digit, so that any rounding reorders them. The last layer of
+    each classifier is scaled up until scores spread over (0, 1), which makes the ranking stable across runtimes. So is
+    that of the RPN's regressor, until boxes of neighbouring FPN levels overlap, but none is clipped to nothing:
+    inference drops empty boxes, mmdet's export does not, and a trained RPN does not rank them high. The mask head gets
+    a bias, by which masks are blobs: noise around 0.5 is all border, and borders move with every rounding.
+    """
+    state = torch.random.get_rng_state()
+    try:
+        torch.manual_seed(seed)
+        detector = _build(_known(name))
+        logging.disable(logging.INFO)  # mmcv logs a paragraph for every weight
+        detector.init_weights()
+        with torch.no_grad():
+            rpn, box_head = detector.rpn_head, detector.roi_head.bbox_head
+            for layer, gain in ((rpn.rpn_cls, 60.0), (rpn.rpn_reg, 20.0), (box_head.fc_cls, 60.0)):
+                layer.weight.mul_(gain)
+            detector.roi_head.mask_head.conv_logits.bias.fill_(1.0)
+            box_head.fc_cls.bias.zero_()
+    finally:
+        logging.disable(logging.NOTSET)
+        torch.random.set_rng_state(state)
+    return detector.eval()
+
+
+if __name__ == "__main__":
+    try:
+        print(download_checkpoint())
+    except CourseError as error:
+        sys.exit(str(error))

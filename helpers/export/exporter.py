@@ -1,0 +1,436 @@
+"""From an mmdet detector to an ONNX file, with the origin of every node written into it.
+
+Two flavours of one network, static at 1x3x800x1216 or with the batch alone dynamic (:func:`dynamic_options`):
+
+- ``standard``: opset 16, standard operators only. Runs in ONNX Runtime as it is.
+- ``mmcv``: opset 11 with ``mmcv::MMCVRoiAlign`` and ``mmcv::grid_sampler``, for runtimes that have plugins for them.
+
+Inputs and outputs of both: ``input`` (1, 3, 800, 1216) float32 as :func:`helpers.detector.preprocess.prepare` makes it;
+``dets`` (1, 100, 5) float32, x1 y1 x2 y2 in input pixels and score; ``labels`` (1, 100) int64; ``masks`` (1, 100, 800,
+1216) float32, 0 or 1. Rows past the last detection have score 0.
+
+mmdet's own export path needs patches: :data:`NEEDED` lets it run at all, :data:`CORRECT` makes it compute what
+inference computes. Both are choices of the caller, so that the broken export can be made and studied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import sys
+import unittest.mock
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import onnxsim
+import torch
+from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
+from tqdm import tqdm
+
+import patches
+from helpers import artifacts
+from helpers.detector.models import INPUT_SHAPE, load_detector
+from helpers.errors import CourseError
+from helpers.graph.file import OUTPUT_NAMES
+from helpers.graph.origins import write_origins
+from helpers.paths import build_dir
+
+if TYPE_CHECKING:
+    from mmdet.models.detectors import BaseDetector
+
+__all__ = [
+    "CORRECT",
+    "DYNAMIC",
+    "FLAVOURS",
+    "HALF",
+    "NEEDED",
+    "ExportError",
+    "Flavour",
+    "UnknownFlavourError",
+    "bound_meta",
+    "dynamic_options",
+    "export_inputs",
+    "export_onnx",
+    "full_input_meta",
+    "make_onnx",
+    "mmcv_symbolics",
+    "quiet_exporter",
+]
+
+# Raised when this module changes what it writes, so that files made by an older version are made again.
+_FORMAT = 4
+
+
+class UnknownFlavourError(CourseError):
+    """The flavour is not one of :data:`FLAVOURS`, or the opset is not one it can be written in."""
+
+
+class ExportError(CourseError):
+    """The exporter failed, or simplification changed what the graph computes."""
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """opset: default version of ONNX's operator set; opsets: (lowest, highest) that the flavour can be written in."""
+
+    name: str
+    opset: int
+    opsets: tuple[int, int]
+
+
+FLAVOURS = {
+    # GridSample exists from opset 16 on. 20 renames its interpolation modes; torch writes up to 20 here.
+    "standard": Flavour("standard", 16, (16, 19)),
+    # From 13 on Unsqueeze and Squeeze have their axes as an input; TensorRT 7 and 8.0 want them as attributes.
+    "mmcv": Flavour("mmcv", 11, (11, 15)),
+}
+#: The patches without which the export stops, by flavour.
+NEEDED = {"standard": ("p04_no_operator_probe",), "mmcv": ("p06_mmcv_operators",)}
+#: The patches with which the exported graph computes what PyTorch's inference computes, by flavour.
+CORRECT = {
+    "standard": (*NEEDED["standard"], "p07_rpn_levels_apart", "p08_roi_align_half_pixel"),
+    "mmcv": (*NEEDED["mmcv"], "p07_rpn_levels_apart"),
+}
+#: The patches that keep every size but the batch a constant, applied after :data:`CORRECT` for a dynamic batch.
+DYNAMIC = (
+    "p20_constant_top_k",
+    "p21_constant_input_size",
+    "p22_decode_by_broadcasting",
+    "p23_anchors_and_candidates",
+    "p24_nms_helper_batch",
+    "p25_roi_head_batch",
+)
+#: The patches with which no tensor leaves the range of half precision, applied after :data:`CORRECT` (and after
+#: :data:`DYNAMIC`, if that is wanted too).
+HALF = (
+    "p30_nms_by_class",
+    "p31_rpn_levels_by_row",
+    "p32_select_instead_of_multiply",
+    "p33_paste_narrow_boxes",
+    "p34_roi_scale_without_area",
+)
+
+
+def dynamic_options(flavour: str = "standard") -> dict[str, Any]:
+    """Arguments for :func:`make_onnx` and :func:`export_onnx`: only the batch axis of input and outputs is dynamic.
+
+    Give :func:`make_onnx` a ``label`` of its own beside them, such as ``"dynamic"``.
+
+    Raises:
+        UnknownFlavourError: no such flavour.
+    """
+    _flavour(flavour)
+    axes = {name: {0: "batch"} for name in ("input", *OUTPUT_NAMES)}
+    return {"applied": (*CORRECT[flavour], *DYNAMIC), "dynamic_axes": axes}
+
+
+def _flavour(name: str, opset: int | None = None) -> Flavour:
+    if name not in FLAVOURS:
+        raise UnknownFlavourError(f"there is no export flavour {name!r}", f"use one of: {', '.join(FLAVOURS)}")
+    flavour = FLAVOURS[name]
+    low, high = flavour.opsets
+    if opset is not None and not low <= opset <= high:
+        raise UnknownFlavourError(
+            f"the flavour {name!r} cannot be written in opset {opset}", f"use an opset from {low} to {high}"
+        )
+    return flavour
+
+
+def full_input_meta(shape: Sequence[int] = INPUT_SHAPE) -> dict[str, Any]:
+    """The ``img_metas`` entry of a picture that fills the input: no padding, no rescaling."""
+    height, width = shape[2:]
+    return {
+        "img_shape": (height, width, 3),
+        "ori_shape": (height, width, 3),
+        "pad_shape": (height, width, 3),
+        "scale_factor": [1.0] * 4,
+        "flip": False,
+        "flip_direction": None,
+        "filename": None,
+    }
+
+
+@contextlib.contextmanager
+def bound_meta(detector: BaseDetector, meta: dict[str, Any]) -> Iterator[BaseDetector]:
+    """The detector with a ``forward`` that takes one tensor (N, 3, H, W) only.
+
+    The meta data is bound by a closure. ``functools.partial``, as mmdet's own script has it, keeps ``img_metas`` in the
+    signature, and the exporter would try to trace it.
+    """
+    forward = detector.forward
+
+    def forward_picture(image: torch.Tensor) -> Any:
+        # mmdet writes into the meta data while it exports.
+        return forward([image], [[dict(meta)]], return_loss=False)
+
+    detector.forward = forward_picture
+    try:
+        yield detector
+    finally:
+        del detector.forward
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Without torch's print of the whole graph (20,000 lines on a failure) and without tracer warnings.
+
+    The print comes from ``torch.onnx`` whatever ``verbose`` says: it tests a function where it means to call it.
+    """
+    with unittest.mock.patch.object(torch._C, "_jit_onnx_log"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def mmcv_symbolics(opset: int) -> Iterator[None]:
+    """mmcv's ``register_extra_symbolics(opset)``, taken back at the end: torch keeps them for the whole process."""
+    from mmcv.onnx import symbolic
+
+    registered: list[tuple[str, int]] = []
+    register = symbolic.register_custom_op_symbolic
+
+    def remember(name: str, function: Callable[..., Any], opset_version: int) -> None:
+        register(name, function, opset_version)
+        registered.append((name, opset_version))
+
+    try:
+        with unittest.mock.patch.object(symbolic, "register_custom_op_symbolic", remember), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            symbolic.register_extra_symbolics(opset)
+        yield
+    finally:
+        for name, version in registered:
+            unregister_custom_op_symbolic(name, version)
+
+
+def _grid_sampler(g: Any, image: Any, grid: Any, mode: Any, padding_mode: Any, align_corners: Any) -> Any:
+    """``mmcv::grid_sampler`` with the attributes that mmcv's own symbolic writes."""
+    constant = torch.onnx.symbolic_helper._maybe_get_const
+    return g.op(
+        "mmcv::grid_sampler",
+        image,
+        grid,
+        interpolation_mode_i=constant(mode, "i"),
+        padding_mode_i=constant(padding_mode, "i"),
+        align_corners_i=constant(align_corners, "i"),
+    )
+
+
+@contextlib.contextmanager
+def _symbolics(flavour: Flavour, opset: int) -> Iterator[None]:
+    if flavour.name != "mmcv":
+        yield
+        return
+    # Of mmcv's symbolics only this one is wanted; register_extra_symbolics would replace torch's own by outdated ones.
+    register_custom_op_symbolic("::grid_sampler", _grid_sampler, opset)
+    try:
+        yield
+    finally:
+        unregister_custom_op_symbolic("::grid_sampler", opset)
+
+
+def export_onnx(
+    detector: BaseDetector,
+    path: Path,
+    flavour: str = "standard",
+    *,
+    applied: Sequence[str] | None = None,
+    opset: int | None = None,
+    input_shape: Sequence[int] = INPUT_SHAPE,
+    dynamic_axes: dict[str, dict[int, str]] | None = None,
+    simplify: bool = True,
+) -> Path:
+    """Export a detector to ``path``, whole or not at all.
+
+    ``applied`` names the patches to export with, in order; the default is :data:`CORRECT`. ``input_shape`` is (N, 3, H,
+    W). ``dynamic_axes`` is torch's; without it every shape is fixed. Each node's ``doc_string`` tells where it comes
+    from; see :func:`origin`.
+
+    Raises:
+        UnknownFlavourError: no such flavour, or an opset that it cannot be written in.
+        ExportError: torch or onnxsim failed; the cause is chained.
+        patches.UnknownPatchError, patches.PatchStateError: about ``applied``.
+    """
+    chosen = _flavour(flavour, opset)
+    version = opset or chosen.opset
+    names = CORRECT[flavour] if applied is None else tuple(applied)
+    steps = tqdm(total=3 if simplify else 2, desc=f"export {flavour}", unit="step", leave=False)
+    with steps, artifacts.whole_file(Path(path)) as temporary:
+        steps.set_postfix_str("tracing")
+        with patches.applied(*names), _symbolics(chosen, version), bound_meta(detector, full_input_meta(input_shape)):
+            try:
+                _trace(detector, temporary, version, input_shape, dynamic_axes)
+            except Exception as error:
+                first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+                raise ExportError(
+                    f"the export stopped with {type(error).__name__}: {first_line}",
+                    "see the chained error, and which of the patches was left out",
+                ) from error
+        steps.update()
+        model = onnx.load(temporary)
+        if simplify:
+            steps.set_postfix_str("simplifying")
+            model = _simplified(model)
+            steps.update()
+        if dynamic_axes is None:
+            _declare_shapes(model, input_shape, int(detector.roi_head.test_cfg.max_per_img))
+        elif _only_batch(dynamic_axes):
+            batch = next(iter(dynamic_axes["input"].values()))
+            _declare_shapes(model, (batch, *input_shape[1:]), int(detector.roi_head.test_cfg.max_per_img))
+        _name_nodes(model)
+        write_origins(model, [name for name, _ in detector.named_modules() if name])
+        onnx.helper.set_model_props(model, {"course.flavour": flavour, "course.patches": " ".join(names)})
+        onnx.save(model, temporary)
+        steps.update()
+    return Path(path)
+
+
+def _trace(
+    detector: BaseDetector,
+    path: Path,
+    opset: int,
+    input_shape: Sequence[int],
+    dynamic_axes: dict[str, dict[int, str]] | None,
+) -> None:
+    # Tracing draws random numbers (the stand-in for NMS results); the caller's generator must not notice.
+    with quiet_exporter(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        device = next(detector.parameters()).device
+        torch.onnx.export(
+            detector,
+            (torch.rand(*input_shape, device=device) * 4 - 2,),
+            str(path),
+            input_names=["input"],
+            output_names=[name for name in OUTPUT_NAMES if name != "masks" or detector.with_mask],
+            dynamic_axes=dynamic_axes,
+            opset_version=opset,
+            custom_opsets={"mmcv": 1},
+            # The exporter that traces Python. torch's newer one wants a model without data-dependent control flow.
+            dynamo=False,
+            # Inlined autograd functions (NMS, RoIAlign) lose their symbolics and fail an internal assertion of torch's.
+            autograd_inlining=False,
+            # Writes each node's Python stack into its doc_string.
+            verbose=True,
+        )
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Nothing written to the process's standard error, by C++ too: onnxsim prints a line for each node that it cannot
+    fold, which is no news; what goes wrong it raises."""
+    sys.stderr.flush()
+    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+
+
+def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        with _silent_stderr():
+            simplified, equal = onnxsim.simplify(model)
+    except Exception as error:
+        raise ExportError("onnxsim failed on the exported graph", "export with simplify=False") from error
+    if not equal:
+        raise ExportError("the simplified graph computes something else", "export with simplify=False")
+    return simplified
+
+
+def _only_batch(dynamic_axes: dict[str, dict[int, str]]) -> bool:
+    return set(dynamic_axes) == {"input", *OUTPUT_NAMES} and all(list(axes) == [0] for axes in dynamic_axes.values())
+
+
+def _declare_shapes(model: onnx.ModelProto, input_shape: Sequence[int | str], detections: int) -> None:
+    """Write the outputs' shapes; a name stands for a dynamic batch.
+
+    ONNX's own shape inference does not see through custom operators.
+    """
+    count, _, height, width = input_shape
+    shapes = ((count, detections, 5), (count, detections), (count, detections, height, width))
+    # A detector without a mask head has two outputs.
+    for output, shape in zip(model.graph.output, shapes, strict=False):
+        declared = onnx.helper.make_tensor_value_info(output.name, output.type.tensor_type.elem_type, shape)
+        output.CopyFrom(declared)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Every node gets a name of its own: TensorRT, netron and the tools of this course find nodes by it."""
+    taken = {node.name for node in model.graph.node}
+    seen: set[str] = set()
+    for node in model.graph.node:
+        name = node.name or f"{node.op_type}_{node.output[0].strip('/').replace('/', '.')}"
+        number = 0
+        while name in seen or (name in taken and name != node.name):
+            number += 1
+            name = f"{node.name or node.op_type}_{number}"
+        seen.add(name)
+        node.name = name
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "mmcv-full", "mmdet", "onnx", "onnxsim")}
+
+
+def _weights_digest(detector: BaseDetector) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in detector.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def export_inputs(detector: BaseDetector, flavour: str, applied: Sequence[str], **options: Any) -> dict[str, Any]:
+    """Everything that an exported file depends on, for :func:`helpers.artifacts.make`."""
+    text = json.dumps([list(patches.load(name).sources()) for name in applied])
+    return {
+        "format": _FORMAT,
+        "flavour": flavour,
+        "opset": options.pop("opset", None) or _flavour(flavour).opset,
+        "patches": list(applied),
+        "patch_sources": hashlib.sha256(text.encode()).hexdigest(),
+        "weights": _weights_digest(detector),
+        "versions": _versions(),
+        "options": options,
+    }
+
+
+def make_onnx(
+    model_name: str,
+    flavour: str = "standard",
+    *,
+    label: str = "",
+    applied: Sequence[str] | None = None,
+    detector: BaseDetector | None = None,
+    **options: Any,
+) -> Path:
+    """The exported file ``build/<model>/<flavour>[-label].onnx``, made if it is not there or no longer current.
+
+    ``label`` tells apart files made with other patches or options. ``detector`` saves loading it when the caller has
+    it. Other arguments are those of :func:`export_onnx`, which see for the errors.
+    """
+    _flavour(flavour, options.get("opset"))
+    detector = detector or load_detector(model_name)
+    names = CORRECT[flavour] if applied is None else tuple(applied)
+
+    def build(temporary: Path) -> None:
+        export_onnx(detector, temporary, flavour, applied=names, **options)
+
+    path = build_dir(model_name) / f"{flavour}{'-' if label else ''}{label}.onnx"
+    return artifacts.make(
+        path,
+        export_inputs(detector, flavour, names, **options),
+        build,
+    )

@@ -1,0 +1,101 @@
+"""Where a graph that should take any batch has the batch of its tracing frozen into it.
+
+Trace with a batch that no other size equals (3, say); whatever the exporter took for a number then stands in the graph
+as that number. A batch of one hides it: a frozen 1 looks like, and broadcasts like, any other 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from helpers.errors import CourseError
+from helpers.graph.origins import Origin, origin
+
+__all__ = ["BatchCheckError", "FrozenBatch", "frozen_batches", "require_free_batch"]
+
+
+class BatchCheckError(CourseError):
+    """The graph has no input to follow the batch from, or its batch is frozen where it must be free."""
+
+
+@dataclass(frozen=True)
+class FrozenBatch:
+    """A node whose result has a constant first dimension: the value, and where the node comes from."""
+
+    node: str
+    operator: str
+    value: int
+    origin: Origin
+
+    def __str__(self) -> str:
+        return f"{self.operator} {self.node}: {self.value} in the batch dimension, from {self.origin}"
+
+
+def frozen_batches(model: onnx.ModelProto, traced_batch: int | None = None) -> list[FrozenBatch]:
+    """Reshape, Expand, Tile and Slice nodes, in graph order, that fix the batch dimension at a constant above one.
+
+    Only nodes whose data comes from the graph's inputs are looked at (anchors and other constants have a first
+    dimension too). ``traced_batch`` keeps those with this value only. Reshape and Expand: first entry of the shape.
+    Tile: first repeat. Slice: end on axis 0. A shape put together by Concat counts by its first part. What is computed
+    beside the data, such as an index range as long as the traced batch, cannot be told from any other constant: for
+    that, compare a batch with its pictures one by one.
+
+    Raises:
+        BatchCheckError: the graph has no input.
+    """
+    constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    inputs = {item.name for item in model.graph.input} - set(constants)
+    if not inputs:
+        raise BatchCheckError("the graph has no input whose batch could be followed", "check a whole exported graph")
+    carries = set(inputs)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    found = []
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        # A tensor's shape is not its data.
+        if node.op_type in ("Shape", "Size") or not carries.intersection(node.input):
+            continue
+        carries.update(node.output)
+        if node.op_type not in ("Reshape", "Expand", "Tile", "Slice") or node.input[0] not in carries:
+            continue
+        for value in _batch_values(node, constants, producers):
+            if value > 1 and (traced_batch is None or value == traced_batch):
+                found.append(FrozenBatch(node.name, node.op_type, value, origin(node)))
+    return found
+
+
+def _batch_values(
+    node: onnx.NodeProto, constants: dict[str, npt.NDArray[np.generic]], producers: dict[str, onnx.NodeProto]
+) -> Iterator[int]:
+    if node.op_type == "Slice":
+        if len(node.input) < 3 or node.input[2] not in constants:
+            return
+        ends = constants[node.input[2]].ravel().tolist()
+        named = node.input[3] if len(node.input) > 3 else ""
+        axes = constants[named].ravel().tolist() if named in constants else list(range(len(ends)))
+        # "To the end" is written as the largest integer.
+        yield from (
+            int(end) for axis, end in zip(axes, ends, strict=True) if axis == 0 and end < np.iinfo(np.int32).max
+        )
+        return
+    shape = node.input[1]
+    maker = producers.get(shape)
+    if shape not in constants and maker is not None and maker.op_type == "Concat":
+        shape = maker.input[0]
+    if shape in constants and constants[shape].size:
+        yield int(constants[shape].ravel()[0])
+
+
+def require_free_batch(model: onnx.ModelProto, traced_batch: int) -> None:
+    """Raises :class:`BatchCheckError` naming the first node that froze the traced batch."""
+    if frozen := frozen_batches(model, traced_batch):
+        raise BatchCheckError(
+            f"{len(frozen)} nodes hold the traced batch, first {frozen[0]}", "give -1 for the batch where it comes from"
+        )

@@ -1,0 +1,275 @@
+"""A precision plan, the nodes of a graph that stay in FP32 and why, and three ways to carry it out.
+
+- :func:`cast_islands`: a float16 ONNX graph with Cast nodes around the islands, for a runtime that takes the types from
+  the graph (TensorRT's strong typing from 9.0 on, the only way from 11 on; ONNX Runtime).
+- :func:`layer_names`: names for TensorRT's layer precisions, up to TensorRT 10 (``BuildOptions.keep_fp32`` of
+  :mod:`helpers.tensorrt.runner`).
+- :func:`block_lists`: arguments for the float16 converter of ONNX Runtime or onnxconverter-common, which needs
+  :func:`join_islands` after it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnxruntime.transformers.onnx_model import OnnxModel
+
+from helpers import artifacts
+from helpers.errors import CourseError
+from helpers.half_precision.rules import FP32_ONLY
+from helpers.half_precision.simulation import float_tensors, require_nodes
+
+__all__ = [
+    "Plan",
+    "PlanError",
+    "PlanNode",
+    "block_lists",
+    "cast_islands",
+    "join_islands",
+    "layer_names",
+    "load",
+    "save",
+]
+
+
+class PlanError(CourseError):
+    """A plan cannot be read, or does not fit the graph."""
+
+
+@dataclass(frozen=True)
+class PlanNode:
+    """A node that stays in FP32: its name in the graph, its operator, and the reason in words."""
+
+    name: str
+    operator: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.operator}): {self.reason}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """nodes: in graph order; none means that the whole graph may run in half precision."""
+
+    nodes: tuple[PlanNode, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self.nodes)
+
+
+def save(plan: Plan, path: Path) -> Path:
+    """Write a plan as JSON: ``{"nodes": [{"name": ..., "operator": ..., "reason": ...}, ...]}``."""
+    artifacts.write_text(Path(path), json.dumps({"nodes": [asdict(node) for node in plan.nodes]}, indent=1) + "\n")
+    return Path(path)
+
+
+def load(path: Path) -> Plan:
+    """Read a plan; operator and reason may be left out.
+
+    Raises:
+        PlanError: the file is missing or is not such JSON.
+    """
+    try:
+        rows = json.loads(Path(path).read_text())["nodes"]
+        nodes = tuple(PlanNode(row["name"], row.get("operator", ""), row.get("reason", "")) for row in rows)
+    except OSError as error:
+        raise PlanError(
+            f"there is no precision plan to read at {path}", "write one with precision_plan.save"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PlanError(
+            f"{path} is no precision plan", 'write {"nodes": [{"name": "/Add_60", "reason": "overflows"}]}'
+        ) from error
+    if not all(isinstance(node.name, str) and node.name for node in nodes):
+        raise PlanError(f"{path} has a node without a name", "name each node as the graph does")
+    return Plan(nodes)
+
+
+def layer_names(model: onnx.ModelProto, plan: Plan) -> tuple[str, ...]:
+    """The plan's node names, which TensorRT's ONNX parser gives to the layers.
+
+    Raises:
+        helpers.half_precision.simulation.HalfPrecisionError: the plan names a node that is not in the graph.
+    """
+    require_nodes(model, plan.names)
+    return plan.names
+
+
+def block_lists(model: onnx.ModelProto, plan: Plan) -> dict[str, list[str]]:
+    """Arguments ``node_block_list`` and ``op_block_list`` of ``convert_float_to_float16``, as ``onnxconverter_common``
+    and ``onnxruntime.transformers.float16`` both have it.
+
+    The operators are those that ONNX does not have in float16 at all; the converters' default list is longer. Constants
+    that the plan's nodes read are listed with them: the converters would store them in float16, and clamp them to
+    65,504, whoever reads them.
+
+    Raises:
+        helpers.half_precision.simulation.HalfPrecisionError: the plan names a node that is not in the graph.
+    """
+    require_nodes(model, plan.names)
+    foreign = {node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}
+    read = {name for node in model.graph.node if node.name in plan.names for name in node.input}
+    constants = [n.name for n in model.graph.node if n.op_type == "Constant" and n.output[0] in read]
+    return {"node_block_list": [*plan.names, *constants], "op_block_list": sorted({*FP32_ONLY, "Resize", *foreign})}
+
+
+def join_islands(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A converted graph without the ways from float32 through float16 back to float32.
+
+    The converters put a Cast to float32 before and one to float16 behind each blocked node, also between two of them:
+    what one island computes beyond 65,504 would be infinite at its second node.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    # The converters append the Casts of the graph's inputs at the end, which ONNX forbids.
+    OnnxModel(result).topological_sort()
+    casts = {node.output[0]: node for node in result.graph.node if node.op_type == "Cast"}
+    source: dict[str, str] = {}
+    for name, node in casts.items():
+        first = casts.get(node.input[0])
+        if first is not None and _to(node) == TensorProto.FLOAT and _to(first) == TensorProto.FLOAT16:
+            source[name] = first.input[0]
+    # Only what was float32 before: a Cast to float16 may also come from integers.
+    inferred = shape_inference.infer_shapes(result)
+    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+    single = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    single |= {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    for node in result.graph.node:
+        node.input[:] = [source[name] if source.get(name) in single else name for name in node.input]
+    outputs = {value.name for value in result.graph.output}
+    # From the end: a Cast that only a dead Cast reads is dead too.
+    read = set(outputs) | {name for node in result.graph.node if node.op_type != "Cast" for name in node.input}
+    kept = []
+    for node in reversed(result.graph.node):
+        if node.op_type != "Cast" or node.output[0] in read:
+            read.update(node.input)
+            kept.append(node)
+    del result.graph.node[:]
+    result.graph.node.extend(reversed(kept))
+    return result
+
+
+def _to(node: onnx.NodeProto) -> int:
+    return next(int(attribute.i) for attribute in node.attribute if attribute.name == "to")
+
+
+def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
+    """A graph that computes in float16 outside of the nodes ``keep``, with the types in the graph.
+
+    Weights are stored in the precision that their readers compute in (twice, if both kinds read them). Inputs and
+    outputs of the graph keep their float32 type. A tensor that crosses a border is cast once. The operators of
+    :data:`helpers.half_precision.rules.FP32_ONLY` and those of other domains than ONNX's own stay in float32. (Our
+    plugins have half-precision kernels as well, but nothing in the graph says which operators do, and the functions
+    that stand in for them in ONNX Runtime do not.)
+
+    ONNX Runtime on a CPU has few float16 kernels; it computes the other nodes in float32 and leaves out the rounding
+    between them. What half precision does to the numbers is :func:`helpers.half_precision.simulation.round_results`' to
+    tell.
+
+    Raises:
+        helpers.half_precision.simulation.HalfPrecisionError: a node to keep is not in the graph, or a tensor's type is
+        unknown.
+    """
+    require_nodes(model, keep)
+    floats = float_tensors(model)
+    kept_names = set(keep)
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    del result.graph.value_info[:]
+    del result.graph.initializer[:]
+    weights = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
+    outputs = {value.name for value in model.graph.output}
+    nodes = []
+    for node in model.graph.node:
+        # A constant is a weight: its readers take it in their own precision.
+        value = _constant(node) if not outputs.intersection(node.output) else None
+        if value is None:
+            nodes.append(node)
+        else:
+            weights[node.output[0]] = value
+    result.graph.initializer.extend(t for t in model.graph.initializer if t.data_type != TensorProto.FLOAT)
+    outside = {v.name for v in model.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT} - set(weights)
+    # Name of each float tensor in either precision, as far as it exists.
+    single = {name: name for name in outside}
+    half: dict[str, str] = {}
+
+    def read(name: str, want_half: bool) -> str:
+        have, other, suffix = (half, single, "/half") if want_half else (single, half, "/single")
+        if name in have or (name not in other and name not in weights):
+            return have.get(name, name)
+        have[name] = f"{name}{suffix}"
+        if name in weights:
+            exact = numpy_helper.to_array(weights[name])
+            with np.errstate(over="ignore"):
+                stored = exact.astype(np.float16) if want_half else exact
+            result.graph.initializer.append(numpy_helper.from_array(stored, have[name]))
+        else:
+            to = TensorProto.FLOAT16 if want_half else TensorProto.FLOAT
+            result.graph.node.append(
+                helper.make_node("Cast", [other[name]], [have[name]], name=f"{have[name]}/cast", to=to)
+            )
+        return have[name]
+
+    for node in nodes:
+        foreign = node.domain not in ("", "ai.onnx")
+        is_kept = node.name in kept_names or node.op_type in FP32_ONLY or foreign
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [
+            # Resize has its scales and its region in float32 whatever its data.
+            read(name, not is_kept and not (node.op_type == "Resize" and i)) if name else ""
+            for i, name in enumerate(node.input)
+        ]
+        for i, name in enumerate(node.output):
+            if name not in floats:
+                continue
+            # A graph output keeps its name for the float32 tensor.
+            copy.output[i] = f"{name}/half" if not is_kept and name in outputs else name
+            (single if is_kept else half)[name] = copy.output[i]
+        if not is_kept:
+            _make_half(copy)
+        result.graph.node.append(copy)
+        for name in node.output:
+            if name in outputs and name in half:
+                single[name] = name
+                result.graph.node.append(
+                    helper.make_node("Cast", [half[name]], [name], name=f"{name}/cast", to=TensorProto.FLOAT)
+                )
+    return result
+
+
+def _make_half(node: onnx.NodeProto) -> None:
+    """Turn the float32 that a node's own attributes hold or ask for into float16."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
+            with np.errstate(over="ignore"):
+                attribute.t.CopyFrom(_half_tensor(attribute.t))
+        elif attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
+            attribute.i = TensorProto.FLOAT16
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The float32 tensor of a Constant node."""
+    if node.op_type != "Constant":
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT:
+        return attribute.t
+    if attribute.name in ("value_float", "value_floats"):
+        value: Any = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+        return numpy_helper.from_array(np.array(value, np.float32))
+    return None
+
+
+def _half_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)

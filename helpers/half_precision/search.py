@@ -1,0 +1,344 @@
+"""Which nodes of a graph must stay in FP32 for its half-precision run to be right: found by trials, as few as it goes.
+
+The trials run the simulation of :mod:`helpers.half_precision.simulation` on any CPU. :func:`minimal_set` is delta
+debugging (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002) turned round: instead of a
+smallest input that still fails it looks for a smallest set of FP32 nodes that still passes. Of their two kinds of tries
+it makes one, the set without a part of it: a part alone hardly ever passes, because the nodes on the way of one large
+number are needed together. The result is 1-minimal, and proven so: every node was left out alone, and each time the
+test failed. A smaller set of quite other nodes may exist.
+
+:func:`find_plan` does the whole search for one graph; the parts work with any test of one's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from tqdm import tqdm
+
+from helpers import artifacts
+from helpers.errors import CourseError
+from helpers.graph.cut import extract
+from helpers.graph.onnx_runtime import open_session
+from helpers.half_precision.agreement import HALF_TOLERANCE, Agreement, HalfTolerance, agreement
+from helpers.half_precision.plan import Plan, PlanNode
+from helpers.half_precision.simulation import Hunt, float_tensors, hunt, require_nodes, round_results
+
+__all__ = [
+    "HALF_TOLERANCE",
+    "Agreement",
+    "HalfTolerance",
+    "Minimal",
+    "Outcome",
+    "PrecisionSearchError",
+    "Search",
+    "Simulation",
+    "Trials",
+    "agreement",
+    "find_plan",
+    "minimal_set",
+    "same_detections",
+]
+
+Array = npt.NDArray[Any]
+
+
+class PrecisionSearchError(CourseError):
+    """The search cannot succeed: the test fails with everything in FP32, or the trials on disk are not its own."""
+
+
+# --- what counts as right ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """passed, and why (or why not) in a few words."""
+
+    passed: bool
+    detail: str = ""
+
+
+def same_detections(
+    reference: Mapping[str, Array], tolerance: HalfTolerance = HALF_TOLERANCE
+) -> Callable[[Mapping[str, Array]], Outcome]:
+    """A judge of a run's outputs: the reference's detections, by :class:`HalfTolerance`, and every number finite."""
+
+    def judge(found: Mapping[str, Array]) -> Outcome:
+        result = agreement(reference, found, tolerance)
+        return Outcome(result.within(tolerance), str(result))
+
+    return judge
+
+
+# --- one trial --------------------------------------------------------------------------------------------------------
+
+
+class Simulation:
+    """Half-precision runs of one graph that differ only in which of the ``candidates`` stay in FP32.
+
+    What lies before every candidate is run once; each trial runs the rest, as far as ``outputs`` need it.
+
+    Raises:
+        helpers.half_precision.simulation.HalfPrecisionError: as
+            :func:`helpers.half_precision.simulation.round_results`.
+        helpers.graph.runner.GraphInputError: an output is not in the graph.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        feeds: Mapping[str, Array],
+        candidates: Collection[str],
+        *,
+        outputs: Sequence[str] = ("dets", "labels"),
+        form: str = "float16",
+    ) -> None:
+        require_nodes(model, candidates)
+        self.candidates = frozenset(candidates)
+        self.outputs = tuple(outputs)
+        self.form = form
+        needed = extract(model, outputs)
+        after: set[str] = set()
+        last: list[onnx.NodeProto] = []
+        for node in needed.graph.node:
+            if node.name in self.candidates or after.intersection(node.input):
+                last.append(node)
+                after.update(node.output)
+        own = {value.name for value in needed.graph.input} | {value.name for value in needed.graph.initializer}
+        # Constants are no work, and an island reads them unrounded: they go with each trial.
+        own |= {name for node in needed.graph.node if node.op_type == "Constant" for name in node.output}
+        border = sorted({name for node in last for name in node.input if name} - after - own)
+        border += [name for name in outputs if name not in after | own]
+        arrays: dict[str, Array] = {}
+        if border:
+            rounded = extract(round_results(needed, form=form), border)
+            session = open_session(rounded, optimise=False)
+            names = {value.name for value in session.get_inputs()}
+            arrays = dict(zip(border, session.run(border, {n: feeds[n] for n in names}), strict=True))
+        self._given = {name: array for name, array in arrays.items() if name in self.outputs}
+        self._rest = extract(needed, [name for name in outputs if name not in self._given], arrays)
+        self._feeds = {**feeds, **arrays}
+
+    def run(self, keep: Collection[str]) -> dict[str, Array]:
+        """The outputs with the nodes ``keep``, of the candidates, in FP32."""
+        strangers = set(keep) - self.candidates
+        if strangers:
+            raise PrecisionSearchError(f"{min(strangers)!r} is not among the candidates", "make a Simulation with it")
+        if not self._rest.graph.output:
+            # No candidate has a part in the outputs.
+            return dict(self._given)
+        present = {node.name for node in self._rest.graph.node}
+        session = open_session(round_results(self._rest, keep=set(keep) & present, form=self.form), optimise=False)
+        feeds = {value.name: self._feeds[value.name] for value in session.get_inputs()}
+        names = [output.name for output in session.get_outputs()]
+        return {**self._given, **dict(zip(names, session.run(names, feeds), strict=True))}
+
+
+class Trials:
+    """A test of sets of FP32 nodes that is asked about each set once; answers survive an interrupt in ``path``.
+
+    test: gets the set, says whether it passes. key: names the question (model, inputs, test); trials on disk with
+    another key are refused.
+
+    Raises:
+        PrecisionSearchError: the file holds another question's trials, or is no such file.
+    """
+
+    def __init__(
+        self, test: Callable[[frozenset[str]], Outcome | bool], *, path: Path | None = None, key: str = ""
+    ) -> None:
+        self._test = test
+        self._path = path
+        self._key = key
+        self._known: dict[frozenset[str], Outcome] = {}
+        self.run = 0
+        if path is not None and path.exists():
+            self._load(path)
+        self.remembered = len(self._known)
+
+    def _load(self, path: Path) -> None:
+        next_step = "delete it, or give another path"
+        try:
+            stored = json.loads(path.read_text())
+            key, rows = (
+                stored["key"],
+                [(frozenset(r["keep"]), Outcome(r["passed"], r["detail"])) for r in stored["trials"]],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PrecisionSearchError(f"{path} holds no trials of a precision search", next_step) from error
+        if key != self._key:
+            raise PrecisionSearchError(f"{path} holds the trials of another model, picture or test", next_step)
+        self._known = dict(rows)
+
+    def __call__(self, keep: Iterable[str]) -> Outcome:
+        names = frozenset(keep)
+        if names not in self._known:
+            result = self._test(names)
+            self._known[names] = _outcome(result)
+            self.run += 1
+            if self._path is not None:
+                rows = [{"keep": sorted(k), "passed": o.passed, "detail": o.detail} for k, o in self._known.items()]
+                artifacts.write_text(self._path, json.dumps({"key": self._key, "trials": rows}, indent=1))
+        return self._known[names]
+
+
+def _outcome(result: Outcome | bool) -> Outcome:
+    # A test of one's own may answer with NumPy's booleans, which JSON does not know.
+    return Outcome(bool(result.passed), result.detail) if isinstance(result, Outcome) else Outcome(bool(result))
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Minimal:
+    """nodes: pass the test, in the candidates' order. without: for each, the failing outcome of the rest without it."""
+
+    nodes: tuple[str, ...]
+    without: Mapping[str, Outcome]
+
+
+def minimal_set(test: Trials, candidates: Sequence[str], *, description: str = "fewer FP32 nodes") -> Minimal:
+    """A subset of the candidates that passes, and no longer does if any one node is taken out.
+
+    Raises:
+        PrecisionSearchError: the test fails with all candidates.
+    """
+    current = list(dict.fromkeys(candidates))
+    whole = test(current)
+    if not whole.passed:
+        raise PrecisionSearchError(
+            f"the test fails even with all {len(current)} candidates in FP32 ({whole.detail or 'no reason given'})",
+            "take more candidates, or a test that the FP32 run passes",
+        )
+    if test(()).passed:
+        return Minimal((), {})
+    with tqdm(desc=description, unit="trial", leave=False) as progress:
+        size = max(len(current) // 2, 1)
+        while True:
+            before, start = len(current), 0
+            while start < len(current):
+                rest = current[:start] + current[start + size :]
+                if test(rest).passed:
+                    current = rest
+                else:
+                    start += size
+                progress.update()
+                progress.set_postfix_str(f"{len(current)} nodes")
+            if size == 1 and len(current) == before:
+                break
+            size = max(size // 2, 1)
+    without = {name: test([other for other in current if other != name]) for name in current}
+    return Minimal(tuple(current), without)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The result of :func:`find_plan`. candidates: how many nodes the search began with; trials: run now; remembered:
+    from an earlier, interrupted search."""
+
+    plan: Plan
+    minimal: Minimal
+    hunt: Hunt
+    candidates: int
+    trials: int
+    remembered: int
+
+    def __str__(self) -> str:
+        if not self.plan.nodes:
+            return "half precision passes the test with no node in FP32"
+        head = f"{len(self.plan.nodes)} of {self.candidates} candidates must stay in FP32 ({self.trials} trials"
+        head += f", {self.remembered} remembered)" if self.remembered else ")"
+        return "\n".join([head, *(f"  {node}" for node in self.plan.nodes)])
+
+
+def find_plan(
+    model: onnx.ModelProto,
+    feeds: Mapping[str, Array],
+    *,
+    outputs: Sequence[str] = ("dets", "labels"),
+    judge: Callable[[Mapping[str, Array]], Outcome] | None = None,
+    form: str = "float16",
+    cache: Path | None = None,
+) -> Search:
+    """The FP32 nodes without which the half-precision run of a graph does not do.
+
+    The candidates are, in turn, until the test passes with all of them: the nodes whose results are not finite in half
+    precision; these and what the same functions of the traced code made; all nodes. ``judge`` sees the ``outputs`` of a
+    run; by default they must be those of the FP32 run by :func:`same_detections`. ``cache``: a JSON file from which an
+    interrupted search goes on. It is checked against the graph, the feeds, the outputs and the judge's name; a judge
+    whose answers changed under the same name needs another file.
+
+    Raises:
+        PrecisionSearchError: the judge refuses even the FP32 run, or the cache is another search's.
+        helpers.half_precision.simulation.HalfPrecisionError: nodes without names, or tensors of unknown type.
+    """
+    floats = float_tensors(model)
+    every = [node.name for node in model.graph.node if floats.intersection(node.output)]
+    if "" in every:
+        raise PrecisionSearchError("the graph has nodes without a name", "name them, after their first output say")
+    judged_by = getattr(judge, "__qualname__", type(judge).__qualname__)
+    if judge is None:
+        session = open_session(extract(model, outputs), optimise=False)
+        exact = session.run(list(outputs), {value.name: feeds[value.name] for value in session.get_inputs()})
+        judge = same_detections(dict(zip(outputs, exact, strict=True)))
+    found = hunt(model, feeds, form=form)
+    relevant = {node.name for node in extract(model, outputs).graph.node}
+    suspects = {suspect.node for suspect in found.suspects} & relevant
+    stages = [suspects, suspects | _same_functions(model, suspects), relevant]
+    key = _key(model, feeds, outputs, form, judged_by)
+    trials = minimal = None
+    for names in stages:
+        candidates = [name for name in every if name in names]
+        if not candidates:
+            continue
+        simulation = Simulation(model, feeds, candidates, outputs=outputs, form=form)
+        trials = Trials(lambda keep, run=simulation.run: judge(run(keep)), path=cache, key=key)  # type: ignore[misc]
+        if trials(candidates).passed:
+            minimal = minimal_set(trials, candidates)
+            break
+    if trials is None or minimal is None:
+        raise PrecisionSearchError(
+            "the test fails even with every node in FP32", "mend the test: it must accept the outputs of the FP32 run"
+        )
+    return Search(
+        _with_reasons(model, minimal, found, form), minimal, found, len(candidates), trials.run, trials.remembered
+    )
+
+
+def _same_functions(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
+    """Nodes that come from the same innermost functions as the given ones, where the graph tells."""
+    by_function: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        lines = node.doc_string.splitlines()[1:2]
+        if lines:
+            by_function.setdefault(lines[0].split()[-1], set()).add(node.name)
+    return {name for members in by_function.values() if members.intersection(names) for name in members}
+
+
+def _key(model: onnx.ModelProto, feeds: Mapping[str, Array], outputs: Sequence[str], *words: str) -> str:
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True))
+    for name in sorted(feeds):
+        digest.update(name.encode() + np.ascontiguousarray(feeds[name]).tobytes())
+    digest.update(" ".join((*outputs, *words)).encode())
+    return digest.hexdigest()
+
+
+def _with_reasons(model: onnx.ModelProto, minimal: Minimal, found: Hunt, form: str) -> Plan:
+    operators = {node.name: node.op_type for node in model.graph.node}
+    what = {s.node: " and ".join(w for w, so in (("inf", s.inf), ("NaN", s.nan)) if so) for s in found.suspects}
+    nodes = []
+    for name in minimal.nodes:
+        own = f"{what[name]} in {form}; " if name in what else ""
+        nodes.append(
+            PlanNode(name, operators[name], f"{own}without it: {minimal.without[name].detail or 'test fails'}")
+        )
+    return Plan(tuple(nodes))

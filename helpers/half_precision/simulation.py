@@ -1,0 +1,336 @@
+"""What an ONNX graph computes when every floating-point result is rounded to half precision, on any CPU.
+
+After each node that makes float32 tensors a pair of Cast nodes rounds them to float16 (or bfloat16) and back; inputs
+and weights are rounded too. Each operator so computes in float32 on half-precision numbers and its result is rounded:
+what a GPU's half-precision kernels with float32 accumulators do. Intermediate sums inside one operator do not overflow
+here, as they may where a kernel accumulates in half precision.
+
+ONNX Runtime's RoiAlign stops the run at a RoI that is not finite, or whose second corner lies before its first. Here
+the former gives NaN features, so that the run goes on and the NaN is seen where it lands (what a GPU's kernel reads
+there is undefined), and the latter zeros, as in mmcv's kernel. A RoI that is finite but beyond 8192 px, the ruin of an
+overflow elsewhere, gives zeros too: its samples would not fit the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+from helpers.errors import CourseError
+from helpers.graph.onnx_runtime import open_session
+from helpers.graph.origins import Origin, origin
+from helpers.half_precision.rules import FORMATS, FP32_ONLY
+from helpers.operators.limits import FAR_ROI
+
+__all__ = [
+    "HalfPrecisionError",
+    "Hunt",
+    "Suspect",
+    "float_tensors",
+    "hunt",
+    "require_nodes",
+    "round_results",
+]
+
+Array = npt.NDArray[Any]
+_SCALAR = "/non_finite"
+
+
+class HalfPrecisionError(CourseError):
+    """The graph, the nodes to keep, or the format cannot be simulated in half precision."""
+
+
+def float_tensors(model: onnx.ModelProto) -> set[str]:
+    """Names of the float32 results of nodes, by ONNX's type inference. Operators of other domains, which it does not
+    know, are taken to make what their first input is.
+
+    Raises:
+        HalfPrecisionError: the type of a result cannot be inferred, or a result has no name.
+    """
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    while True:
+        inferred = shape_inference.infer_shapes(typed, data_prop=True)
+        values = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        unknown = [node for node in model.graph.node if any(name and not types.get(name) for name in node.output)]
+        # Nodes are in topological order: behind the first unknown one, types may be missing because of it.
+        foreign = [
+            node for node in unknown if node.domain not in ("", "ai.onnx") and node.input and types.get(node.input[0])
+        ]
+        if not foreign:
+            break
+        for node in foreign:
+            for name in node.output:
+                typed.graph.value_info.append(helper.make_tensor_value_info(name, types[node.input[0]], None))
+    for node in model.graph.node:
+        if not any(node.output):
+            raise HalfPrecisionError(
+                f"the result of {node.name or node.op_type} has no name", "export the graph with named tensors"
+            )
+    if unknown:
+        node = unknown[0]
+        name = next(name for name in node.output if name and not types.get(name))
+        raise HalfPrecisionError(
+            f"the type of {name!r}, made by {node.name or node.op_type}, cannot be inferred",
+            "add the tensor with its type to the graph's value_info",
+        )
+    made = {name for node in model.graph.node for name in node.output}
+    return {name for name, kind in types.items() if kind == TensorProto.FLOAT and name in made}
+
+
+def require_nodes(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Check that nodes of these names are in the graph. Raises :class:`HalfPrecisionError` naming the first missing."""
+    missing = set(names) - {node.name for node in model.graph.node}
+    if missing:
+        raise HalfPrecisionError(
+            f"the graph has no node {sorted(missing)[0]!r} ({len(missing)} of {len(set(names))} to keep are missing)",
+            "take the names from this graph",
+        )
+
+
+def round_results(
+    model: onnx.ModelProto, *, keep: Collection[str] = (), form: str = "float16", weights: bool = True
+) -> onnx.ModelProto:
+    """A copy of a float32 graph that rounds every float result to half precision; tensor names stay what they were.
+
+    ``keep`` names the nodes of FP32 islands: their results are not rounded, and they read weights, constants and the
+    graph's inputs as they are. A node outside of an island reads an island's result rounded, as a half-precision kernel
+    would; operators of :data:`FP32_ONLY` read it as it is. ``form`` is one of :data:`FORMATS`; ``weights`` says whether
+    initializers are rounded as well. Run the result with the runtime's optimisations off: they would take the pairs of
+    Cast nodes out again.
+
+    Raises:
+        HalfPrecisionError: an unknown format, a node to keep that is not there, or a tensor of unknown type.
+    """
+    if form not in FORMATS:
+        raise HalfPrecisionError(f"there is no half-precision format {form!r}", f"use one of: {', '.join(FORMATS)}")
+    require_nodes(model, keep)
+    floats = float_tensors(model)
+    inside = [node.name in set(keep) or node.op_type in FP32_ONLY for node in model.graph.node]
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    del result.graph.value_info[:]
+    # A tensor's name for the nodes of an island and for all others, where it is not the tensor's own.
+    exact: dict[str, str] = {}
+    rounded: dict[str, str] = {}
+    read_inside = {name for node, kept in zip(model.graph.node, inside, strict=True) if kept for name in node.input}
+    read_outside = {
+        name for node, kept in zip(model.graph.node, inside, strict=True) if not kept for name in node.input
+    }
+    initial = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in initial:
+            rounded[value.name] = f"{value.name}/rounded"
+            result.graph.node.extend(_pair(value.name, rounded[value.name], form))
+    if weights:
+        for tensor in [tensor for tensor in result.graph.initializer if tensor.data_type == TensorProto.FLOAT]:
+            if tensor.name in read_inside:
+                exact[tensor.name] = f"{tensor.name}/exact"
+                copy_of_weight = result.graph.initializer.add()
+                copy_of_weight.CopyFrom(tensor)
+                copy_of_weight.name = exact[tensor.name]
+            tensor.CopyFrom(_rounded_weight(tensor, form))
+    for node, kept in zip(model.graph.node, inside, strict=True):
+        copy = result.graph.node.add()
+        copy.CopyFrom(node)
+        names = exact if kept else rounded
+        copy.input[:] = [names.get(name, name) for name in node.input]
+        if node.op_type == "RoiAlign" and not node.domain:
+            result.graph.node.pop()
+            result.graph.node.extend(_tolerant_roi_align(copy))
+            copy = result.graph.node[-1]
+        for i, name in enumerate(node.output):
+            if name not in floats:
+                continue
+            if not kept:
+                copy.output[i] = f"{name}/exact"
+                result.graph.node.extend(_pair(f"{name}/exact", name, form))
+                if node.op_type == "Constant":
+                    exact[name] = f"{name}/exact"
+            elif name in read_outside:
+                rounded[name] = f"{name}/rounded"
+                result.graph.node.extend(_pair(name, rounded[name], form))
+    return result
+
+
+def _pair(source: str, target: str, form: str) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    half = f"{target}/half"
+    return (
+        helper.make_node("Cast", [source], [half], name=f"{target}/to_half", to=FORMATS[form]),
+        helper.make_node("Cast", [half], [target], name=f"{target}/from_half", to=TensorProto.FLOAT),
+    )
+
+
+def _tolerant_roi_align(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """RoiAlign that answers a RoI with a coordinate that is not finite with NaN; its last node makes the result."""
+    prefix = f"{node.name}/guard"
+    aligned = onnx.NodeProto()
+    aligned.CopyFrom(node)
+    rois = node.input[1]
+    aligned.input[1] = f"{prefix}/safe"
+    aligned.output[0] = f"{prefix}/aligned"
+
+    def make(operator: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
+        return helper.make_node(operator, inputs, [output], name=output, **attributes)
+
+    def constant(name: str, array: Array) -> onnx.NodeProto:
+        return make("Constant", [], f"{prefix}/{name}", value=numpy_helper.from_array(array))
+
+    return [
+        constant("shape", np.array([-1, 1, 1, 1], np.int64)),
+        constant("zero", np.zeros((), np.float32)),
+        constant("far", np.full((), FAR_ROI, np.float32)),
+        constant("sum", np.ones((4, 1), np.float32)),
+        constant("corners", np.concatenate([np.eye(2), -np.eye(2)]).astype(np.float32)),
+        constant("sum_of_corners", np.ones((2, 1), np.float32)),
+        # x - x is 0, or NaN where x is not finite.
+        make("Sub", [rois, rois], f"{prefix}/poison"),
+        make("Abs", [rois], f"{prefix}/size"),
+        # False for NaN.
+        make("Less", [f"{prefix}/size", f"{prefix}/far"], f"{prefix}/near"),
+        make("Where", [f"{prefix}/near", rois, f"{prefix}/zero"], f"{prefix}/finite"),
+        # First corner less second corner: positive where the RoI is the wrong way round.
+        make("MatMul", [f"{prefix}/finite", f"{prefix}/corners"], f"{prefix}/difference"),
+        make("Relu", [f"{prefix}/difference"], f"{prefix}/reversed"),
+        make("MatMul", [f"{prefix}/reversed", f"{prefix}/sum_of_corners"], f"{prefix}/any_reversed"),
+        make("Cast", [f"{prefix}/any_reversed"], f"{prefix}/empty", to=TensorProto.BOOL),
+        make("Where", [f"{prefix}/empty", f"{prefix}/zero", f"{prefix}/finite"], f"{prefix}/safe"),
+        aligned,
+        make("MatMul", [f"{prefix}/poison", f"{prefix}/sum"], f"{prefix}/of_roi"),
+        make("Reshape", [f"{prefix}/of_roi", f"{prefix}/shape"], f"{prefix}/column"),
+        helper.make_node("Add", [f"{prefix}/aligned", f"{prefix}/column"], [node.output[0]], name=f"{prefix}/result"),
+    ]
+
+
+def _rounded_weight(tensor: onnx.TensorProto, form: str) -> onnx.TensorProto:
+    exact = numpy_helper.to_array(tensor)
+    kind = helper.tensor_dtype_to_np_dtype(FORMATS[form])
+    with np.errstate(over="ignore"):
+        return numpy_helper.from_array(exact.astype(kind).astype(np.float32), tensor.name)
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A node with a non-finite result. tensor: the result; inf, nan: whether it holds such a value."""
+
+    node: str
+    operator: str
+    tensor: str
+    inf: bool
+    nan: bool
+    where: Origin
+
+    def __str__(self) -> str:
+        what = " and ".join(word for word, is_so in (("inf", self.inf), ("NaN", self.nan)) if is_so)
+        return f"{self.tensor}: {what} from {self.operator}, {self.where}"
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """The non-finite results of one run, in graph order.
+
+    suspects: all of them. first_inf, first_nan: the first of each kind, None if there is none. chain: from the earliest
+    non-finite result that the first NaN depends on, to the first NaN, each an input of the next. watched: how many
+    float tensors were looked at.
+    """
+
+    suspects: tuple[Suspect, ...]
+    first_inf: Suspect | None
+    first_nan: Suspect | None
+    chain: tuple[Suspect, ...]
+    watched: int
+
+    def __str__(self) -> str:
+        if not self.suspects:
+            return f"all of the {self.watched} float tensors are finite"
+        lines = [f"{len(self.suspects)} of {self.watched} float tensors are not finite"]
+        lines += [f"first inf: {self.first_inf}"] if self.first_inf else []
+        lines += [f"first NaN: {self.first_nan}"] if self.first_nan else []
+        lines += [f"  {'then ' if i else 'chain: '}{suspect}" for i, suspect in enumerate(self.chain)]
+        return "\n".join(lines)
+
+
+def hunt(
+    model: onnx.ModelProto,
+    feeds: Mapping[str, Array],
+    *,
+    keep: Collection[str] = (),
+    form: str | None = "float16",
+) -> Hunt:
+    """Run the graph with rounded results and find where inf and NaN come from; ``form=None`` hunts in float32.
+
+    Each float tensor is watched by two scalars computed in the graph, so that no tensor leaves it. A result of an
+    island counts as its readers outside get it, rounded. An infinity that the weights hold (a constant mask) is no
+    result and not reported.
+
+    Raises:
+        HalfPrecisionError: as :func:`round_results`.
+        helpers.graph.runner.RunnerError: ONNX Runtime refuses the graph.
+    """
+    floats = float_tensors(model)
+    watched_model = round_results(model, keep=keep, form=form) if form else onnx.ModelProto()
+    if not form:
+        watched_model.CopyFrom(model)
+    watched = [(node, name) for node in model.graph.node for name in node.output if name in floats]
+    made = {name for node in watched_model.graph.node for name in node.output}
+    # A byte a value keeps the flags of a hundred masks small; ReduceMax takes bytes from opset 12 on.
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    flag = TensorProto.UINT8 if opset >= 12 else TensorProto.INT32
+    scalars = []
+    for _, name in watched:
+        for test in ("IsInf", "IsNaN"):
+            scalar = f"{name}{_SCALAR}/{test}"
+            # What leaves an island may overflow on its border only.
+            seen = f"{name}/rounded" if f"{name}/rounded" in made else name
+            watched_model.graph.node.extend(
+                [
+                    helper.make_node(test, [seen], [f"{scalar}/bool"], name=f"{scalar}/bool"),
+                    helper.make_node("Cast", [f"{scalar}/bool"], [f"{scalar}/number"], to=flag),
+                    # Over a vector with one zero in front: the maximum of an empty tensor is an error.
+                    helper.make_node("Reshape", [f"{scalar}/number", f"{_SCALAR}/flat"], [f"{scalar}/flat"]),
+                    helper.make_node("Concat", [f"{_SCALAR}/zero", f"{scalar}/flat"], [f"{scalar}/all"], axis=0),
+                    helper.make_node("ReduceMax", [f"{scalar}/all"], [scalar], keepdims=0),
+                ]
+            )
+            scalars.append(scalar)
+    watched_model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array([-1], np.int64), f"{_SCALAR}/flat"),
+            numpy_helper.from_array(np.zeros(1, helper.tensor_dtype_to_np_dtype(flag)), f"{_SCALAR}/zero"),
+        ]
+    )
+    del watched_model.graph.output[:]
+    watched_model.graph.output.extend(helper.make_tensor_value_info(name, flag, []) for name in scalars)
+    session = open_session(watched_model, optimise=False)
+    needed = {value.name for value in session.get_inputs()}
+    values = session.run(scalars, {name: array for name, array in feeds.items() if name in needed})
+    flags = np.array(values, dtype=bool).reshape(-1, 2)
+    suspects = {
+        name: Suspect(node.name, node.op_type, name, bool(inf), bool(nan), origin(node))
+        for (node, name), (inf, nan) in zip(watched, flags, strict=True)
+        if inf or nan
+    }
+    first_inf = next((s for s in suspects.values() if s.inf), None)
+    first_nan = next((s for s in suspects.values() if s.nan), None)
+    chain = _chain(model, suspects, first_nan) if first_nan else ()
+    return Hunt(tuple(suspects.values()), first_inf, first_nan, chain, len(watched))
+
+
+def _chain(model: onnx.ModelProto, suspects: Mapping[str, Suspect], last: Suspect) -> tuple[Suspect, ...]:
+    """The way back from a tensor along non-finite inputs, the earliest made first."""
+    producer = {name: node for node in model.graph.node for name in node.output}
+    chain = [last]
+    while True:
+        inputs = [name for name in producer[chain[-1].tensor].input if name in suspects]
+        if not inputs:
+            return tuple(reversed(chain))
+        chain.append(suspects[inputs[0]])

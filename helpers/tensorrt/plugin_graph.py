@@ -1,0 +1,268 @@
+"""Graph rewrites that fit an exported model to the plugins.
+
+:func:`one_roi_align_per_head` replaces the four masked RoIAligns that mmdet's export writes for each head by one
+``MultiLevelRoIAlign`` (mmdet samples every RoI on every pyramid level and multiplies three of the four results by
+zero). :func:`thresholds_to_attributes` fits NonMaxSuppression to the plugin that TensorRT 8.4 needs. Both return a new
+model and leave the given one as it was.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from helpers.errors import CourseError
+
+__all__ = ["GraphPatternError", "one_roi_align_per_head", "thresholds_to_attributes"]
+
+DOMAIN = "mmcv"
+
+
+class GraphPatternError(CourseError):
+    """A graph does not have the form that the rewrite knows; the message names the node."""
+
+
+class _Graph:
+    """Look-ups by tensor name."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.producer = {name: node for node in graph.node for name in node.output if name}
+        self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self.consumers[name].append(node)
+        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+
+    def constant(self, name: str) -> np.ndarray[Any, Any] | None:
+        """The value of an initializer or a Constant node, also behind a Cast (as before simplification)."""
+        if name in self.initializers:
+            return numpy_helper.to_array(self.initializers[name])
+        node = self.producer.get(name)
+        if node is not None and node.op_type == "Cast":
+            return self.constant(node.input[0])
+        if node is None or node.op_type != "Constant" or node.attribute[0].name != "value":
+            return None
+        return numpy_helper.to_array(node.attribute[0].t)
+
+    def scalar(self, name: str) -> float | None:
+        value = self.constant(name)
+        return None if value is None or value.size != 1 else float(value.reshape(()))
+
+    def made_by(self, name: str, *operators: str) -> onnx.NodeProto | None:
+        """The node that makes a tensor, after walking up through a chain of operators; None where the chain breaks."""
+        node = None
+        for operator in operators:
+            node = self.producer.get(name)
+            if node is None or node.op_type != operator:
+                return None
+            name = node.input[0]
+        return node
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _remove_unused(model: onnx.ModelProto) -> None:
+    """Drop nodes, initializers and shape notes that nothing reads any more."""
+    graph = model.graph
+    wanted = {value.name for value in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    for field in (graph.initializer, graph.value_info):
+        left = [entry for entry in field if entry.name in wanted]
+        del field[:]
+        field.extend(left)
+
+
+# --- MultiLevelRoIAlign -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """One masked RoIAlign: what it samples, and the sum that it ends in."""
+
+    align: onnx.NodeProto
+    level: int
+    rois: str
+    levels: str  # the tensor with every RoI's level
+    total: onnx.NodeProto  # the Add that takes the masked result
+
+
+def _branch(graph: _Graph, align: onnx.NodeProto) -> _Branch:
+    """``RoIAlign(features, rois * mask) * mask`` added to a sum, with ``mask = (levels == level)``."""
+
+    def no(what: str) -> GraphPatternError:
+        return GraphPatternError(
+            f"the RoIAlign {align.name or align.output[0]} is not one of mmdet's masked ones ({what})",
+            "export with helpers.export.exporter in the mmcv flavour, and rewrite before other rewrites",
+        )
+
+    masked = graph.made_by(align.input[1], "Mul")
+    if masked is None:
+        raise no("its RoIs are not multiplied by a mask")
+    # torch writes rois * mask; the product may be turned round.
+    rois, equal = masked.input[0], graph.made_by(masked.input[1], "Unsqueeze", "Cast", "Equal")
+    if equal is None:
+        rois, equal = masked.input[1], graph.made_by(masked.input[0], "Unsqueeze", "Cast", "Equal")
+    if equal is None:
+        raise no("no comparison of levels makes the mask")
+    level = graph.scalar(equal.input[1])
+    after = graph.consumers[align.output[0]]
+    totals = graph.consumers[after[0].output[0]] if len(after) == 1 and after[0].op_type == "Mul" else []
+    if level is None or len(totals) != 1 or totals[0].op_type != "Add":
+        raise no("its result is not masked and added up")
+    return _Branch(align, int(level), rois, equal.input[0], totals[0])
+
+
+def _finest_scale(graph: _Graph, levels: str, rois: str, count: int) -> float:
+    """Follow the computation of the levels upwards; it must be ``SingleRoIExtractor.map_roi_levels``, whole."""
+    clip = graph.made_by(levels, "Cast", "Clip")
+    logarithm = graph.made_by(clip.input[0], "Floor", "Div", "Log") if clip is not None else None
+    small = graph.made_by(logarithm.input[0], "Add") if logarithm is not None else None
+    scaled = graph.made_by(small.input[0], "Div") if small is not None else None
+    area = graph.made_by(scaled.input[0], "Sqrt", "Mul") if scaled is not None else None
+    if clip is None or small is None or scaled is None or area is None:
+        raise GraphPatternError("the pyramid levels are not computed as mmdet does", "rewrite a fresh export")
+    corners = set()
+    for side in area.input:
+        difference = graph.made_by(side, "Sub")
+        for end in difference.input if difference is not None else ():
+            gather = graph.made_by(end, "Gather")
+            if gather is not None and gather.input[0] == rois:
+                corners.add(graph.scalar(gather.input[1]))
+    epsilon, finest = graph.scalar(small.input[1]), graph.scalar(scaled.input[1])
+    bounds = [graph.scalar(name) for name in clip.input[1:]]
+    good = corners == {1.0, 2.0, 3.0, 4.0} and bounds == [0.0, float(count - 1)] and finest is not None
+    if not good or epsilon is None or not np.isclose(epsilon, 1e-6) or finest is None:
+        raise GraphPatternError(
+            f"the pyramid levels are computed from other numbers than mmdet's (bounds {bounds}, epsilon {epsilon})",
+            "the plugin knows mmdet's rule only: leave this graph as it is",
+        )
+    return finest
+
+
+def _replacement(graph: _Graph, branches: Sequence[_Branch]) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    """The MultiLevelRoIAlign for one head, and the Add whose place it takes."""
+    branches = sorted(branches, key=lambda branch: branch.level)
+    first = branches[0]
+    options = [_attributes(branch.align) for branch in branches]
+    same = [{k: v for k, v in option.items() if k != "spatial_scale"} for option in options]
+    if [branch.level for branch in branches] != list(range(len(branches))) or any(one != same[0] for one in same):
+        raise GraphPatternError(
+            f"the RoIAligns of {first.align.name} do not form one pyramid",
+            "rewrite a fresh export of helpers.export.exporter",
+        )
+    # The sums must be one chain that starts at zeros: one start that is no sum itself, one end that no sum reads.
+    totals = {branch.total.output[0]: branch.total for branch in branches}
+    masked = {graph.consumers[branch.align.output[0]][0].output[0] for branch in branches}
+    starts = [name for total in totals.values() for name in total.input if name not in totals and name not in masked]
+    read = {name for total in totals.values() for name in total.input}
+    ends = [total for name, total in totals.items() if name not in read]
+    zeros = graph.made_by(starts[0], "Mul") if len(starts) == 1 else None
+    if len(ends) != 1 or zeros is None or all(graph.scalar(name) != 0 for name in zeros.input):
+        raise GraphPatternError(
+            f"the results of {first.align.name} are not simply added up",
+            "rewrite a fresh export of helpers.export.exporter",
+        )
+    node = helper.make_node(
+        "MultiLevelRoIAlign",
+        [first.rois, *(branch.align.input[0] for branch in branches)],
+        [ends[0].output[0]],
+        name=f"MultiLevelRoIAlign_{first.align.name}",
+        doc_string=first.align.doc_string,
+        domain=DOMAIN,
+        strides=[1.0 / option["spatial_scale"] for option in options],
+        finest_scale=_finest_scale(graph, first.levels, first.rois, len(branches)),
+        **same[0],
+    )
+    return node, ends[0]
+
+
+def one_roi_align_per_head(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace each head's masked ``MMCVRoiAlign`` nodes (one a pyramid level) by one ``mmcv::MultiLevelRoIAlign``.
+
+    For the ``mmcv`` flavour of :mod:`helpers.export.exporter`. The new node's inputs are the RoIs (n, 5) and the
+    feature maps, finest first; it chooses each RoI's level by mmdet's rule, in float, so the graph's own computation of
+    the levels goes away too. Values are those of the four nodes up to rounding. One difference in principle: ``log2``
+    is computed as ``log(x) / log(2)`` in the exported graph, so a RoI whose size lies within rounding of a level's
+    border may take the neighbouring level.
+
+    Raises:
+        GraphPatternError: there is no MMCVRoiAlign, or not in mmdet's pattern; nothing was changed.
+    """
+    model = _copy(model)
+    graph = _Graph(model.graph)
+    aligns = [node for node in model.graph.node if node.op_type == "MMCVRoiAlign"]
+    if not aligns:
+        raise GraphPatternError("the graph has no MMCVRoiAlign", "export in the mmcv flavour")
+    heads: dict[tuple[str, str], list[_Branch]] = defaultdict(list)
+    for align in aligns:
+        branch = _branch(graph, align)
+        heads[branch.rois, branch.levels].append(branch)
+    for branches in heads.values():
+        node, replaced = _replacement(graph, branches)
+        place = next(i for i, other in enumerate(model.graph.node) if other.output[:1] == replaced.output[:1])
+        model.graph.node.remove(replaced)
+        model.graph.node.insert(place, node)
+    _remove_unused(model)
+    if left := [node.name for node in model.graph.node if node.op_type == "MMCVRoiAlign"]:
+        raise GraphPatternError(f"something else reads the result of {left[0]}", "leave this graph as it is")
+    return model
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+# --- NonMaxSuppression ------------------------------------------------------------------------------------------------
+
+
+def thresholds_to_attributes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make ONNX's NonMaxSuppression nodes fit the plugin: limit and thresholds as attributes, two inputs left.
+
+    Only for parsers without a NonMaxSuppression of their own (TensorRT 8.4 and older): the result is no valid ONNX any
+    more, and the plugin pads its output with rows of -1, which the graph must filter.
+
+    Raises:
+        GraphPatternError: a limit or a threshold is computed by the graph, or the limit selects nothing.
+    """
+    model = _copy(model)
+    graph = _Graph(model.graph)
+    for node in model.graph.node:
+        if node.op_type != "NonMaxSuppression":
+            continue
+        values: dict[str, float | None] = {}
+        names = ("max_output_boxes_per_class", "iou_threshold", "score_threshold")
+        for name, tensor in zip(names, [*node.input[2:], "", "", ""], strict=False):
+            values[name] = graph.scalar(tensor) if tensor else 0.0  # 0: ONNX's defaults
+            if values[name] is None:
+                raise GraphPatternError(
+                    f"{name} of the NonMaxSuppression {node.name or node.output[0]} is computed by the graph",
+                    "export with fixed thresholds, and simplify the graph first",
+                )
+        limit = min(int(values["max_output_boxes_per_class"] or 0), 2**31 - 1)
+        if limit < 1:
+            raise GraphPatternError(
+                f"the NonMaxSuppression {node.name or node.output[0]} selects no boxes at all",
+                "give it a max_output_boxes_per_class of at least 1",
+            )
+        del node.input[2:]
+        node.attribute.append(helper.make_attribute("max_output_boxes_per_class", limit))
+        for name in names[1:]:
+            node.attribute.append(helper.make_attribute(name, float(values[name] or 0.0)))
+    _remove_unused(model)
+    return model

@@ -1,0 +1,120 @@
+"""The parity contract, on detections made by hand."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+matplotlib.use("Agg")
+
+from helpers.compare.parity import CONTRACT, ParityError, compare, comparison_figure, table
+from helpers.detector.detections import Detections
+
+
+def detections(count: int = 6, seed: int = 0) -> Detections:
+    random = np.random.default_rng(seed)
+    corner = random.uniform(0, 40, (count, 2))
+    boxes = np.concatenate([corner, corner + random.uniform(8, 20, (count, 2))], axis=1).astype(np.float32)
+    masks = np.zeros((count, 64, 64), bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+        mask[y1:y2, x1:x2] = True
+    scores = np.linspace(0.9, 0.2, count, dtype=np.float32)
+    return Detections(boxes, scores, np.arange(count, dtype=np.int64) % 3, masks)
+
+
+def changed(found: Detections, **fields: np.ndarray) -> Detections:
+    return Detections(
+        **{name: fields.get(name, getattr(found, name).copy()) for name in ("boxes", "scores", "labels", "masks")}
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.permutations(range(6)))
+def test_order_does_not_matter(order):
+    found = detections()
+    parity = compare(found, found[np.array(order)])
+    assert parity.agrees
+    assert len(parity.pairs) == 6
+
+
+@pytest.mark.parametrize(
+    ("field", "amount", "agrees"),
+    [("boxes", 0.009, True), ("boxes", 0.02, False), ("scores", 5e-5, True), ("scores", 3e-4, False)],
+)
+def test_each_limit_of_the_contract_holds(field, amount, agrees):
+    found = detections()
+    moved = getattr(found, field).copy()
+    moved[2] += amount
+    parity = compare(found, changed(found, **{field: moved}), class_names=["cat", "dog", "cup"])
+    assert parity.agrees is agrees
+    if not agrees:
+        assert parity.broken_by.startswith("cup (score 0.620)")
+        with pytest.raises(ParityError, match="cup"):
+            parity.require()
+
+
+@pytest.mark.parametrize(("pixels", "agrees"), [(2, True), (3, False)])
+def test_a_small_mask_may_differ_in_two_pixels_and_no_more(pixels, agrees):
+    found = detections()
+    masks = found.masks.copy()
+    y, x = np.argwhere(masks[0])[:pixels].T
+    masks[0, y, x] = False
+    parity = compare(found, changed(found, masks=masks))
+    assert parity.mask_overlap.min() < CONTRACT.mask_iou
+    assert parity.agrees is agrees
+    if not agrees:
+        assert "mask IoU 0.9" in parity.broken_by
+
+
+def test_a_large_mask_may_differ_in_one_part_of_a_thousand():
+    box = np.array([[0, 0, 100, 100]], np.float32)
+    full = np.ones((1, 100, 100), bool)
+    found = Detections(box, np.array([0.9], np.float32), np.array([0]), full)
+    for pixels, agrees in ((10, True), (11, False)):
+        masks = full.copy()
+        masks[0, 0, :pixels] = False
+        assert compare(found, changed(found, masks=masks)).agrees is agrees
+
+
+def test_another_label_leaves_both_without_a_partner_and_the_strongest_is_named():
+    found = detections()
+    labels = found.labels.copy()
+    labels[[1, 4]] += 1
+    parity = compare(found, changed(found, labels=labels))
+    assert parity.only_first.tolist() == [1, 4]
+    assert parity.only_second.tolist() == [1, 4]
+    assert "(score 0.760)" in parity.broken_by
+
+
+def test_only_scores_from_the_floor_on_are_compared_and_a_partner_may_lie_just_below():
+    found = detections(2)
+    scores = np.array([0.9, CONTRACT.score_floor + 2e-5], np.float32)
+    first = changed(found, scores=scores)
+    below = changed(found, scores=scores - np.array([0, 5e-5], np.float32))
+    assert compare(first, below).agrees
+    assert compare(first, first[:1]).only_first.tolist() == [1]
+    weak = changed(found, scores=np.array([0.9, 0.04], np.float32))
+    assert compare(weak, weak[:1]).agrees
+
+
+def test_nothing_agrees_with_nothing_and_masks_must_have_one_size():
+    none = detections()[:0]
+    assert compare(none, none).agrees
+    assert not compare(none, detections()).agrees
+    with pytest.raises(ParityError, match="cannot be compared"):
+        compare(none, Detections(none.boxes, none.scores, none.labels, np.zeros((0, 3, 3), bool)))
+
+
+def test_figure_and_table_show_what_is_unmatched():
+    found = detections()
+    figure = comparison_figure(np.zeros((64, 64, 3), np.uint8), found, found[:4], names=("a", "b"))
+    assert [axis.get_title() for axis in figure.axes[:2]] == [
+        "a: 4 matched, 2 without a partner",
+        "b: 4 matched, 0 without a partner",
+    ]
+    columns = table([("pair", compare(found, found[:4]))])
+    assert columns["only first"] == [2]
+    assert columns["agrees"] == [False]

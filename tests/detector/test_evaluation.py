@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from helpers import paths
+from helpers.detector.detections import Detections
+from helpers.detector.evaluation import (
+    DatasetError,
+    box_ap_by_class,
+    box_ap_by_size,
+    coco_results,
+    evaluate,
+    instances_by_class,
+    load_set,
+    score,
+)
+
+
+@pytest.fixture(scope="module")
+def few():
+    return load_set().head(3)
+
+
+def truth_of(dataset, image_id, *, score_of=0.9):
+    """The annotations of a picture, as detections."""
+    annotations = dataset.truth.loadAnns(dataset.truth.getAnnIds(imgIds=[image_id]))
+    boxes = np.array([a["bbox"] for a in annotations], np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    return Detections(
+        boxes,
+        np.full(len(annotations), score_of, np.float32),
+        np.array([dataset.category_ids.index(a["category_id"]) for a in annotations]),
+        np.stack([dataset.truth.annToMask(a).astype(bool) for a in annotations]),
+    )
+
+
+def test_the_shipped_sets_are_what_the_model_card_says():
+    validation, demo = load_set(), load_set(paths.DATA / "demo")
+    assert len(validation) == 60
+    assert len(demo) == 8
+    assert validation.category_ids == demo.category_ids
+    assert len(validation.category_ids) == 80
+    for image_id in validation.image_ids:
+        assert len(validation.truth.getAnnIds(imgIds=[image_id])) >= 21
+    size = sum(file.stat().st_size for file in paths.DATA.rglob("*") if file.is_file())
+    assert size < 25e6
+
+
+def test_the_truth_itself_scores_one(few):
+    results = [entry for i in few.image_ids for entry in coco_results(truth_of(few, i), i, few.category_ids)]
+    found = score(few, results)
+    assert found.box == pytest.approx(1.0, abs=1e-6)
+    assert found.mask == pytest.approx(1.0, abs=1e-6)
+    assert found.pictures == 3
+    assert set(box_ap_by_class(few, results)) == set(instances_by_class(few))
+    assert min(box_ap_by_size(few, results).values()) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_wrong_labels_score_nothing_and_wrong_masks_cost_mask_ap_only(few):
+    shifted, blank = [], []
+    for image_id in few.image_ids:
+        truth = truth_of(few, image_id)
+        moved = Detections(truth.boxes, truth.scores, (truth.labels + 1) % 80, truth.masks)
+        empty = Detections(truth.boxes, truth.scores, truth.labels, np.zeros_like(truth.masks))
+        shifted += coco_results(moved, image_id, few.category_ids)
+        blank += coco_results(empty, image_id, few.category_ids)
+    assert score(few, shifted).box < 0.05
+    assert score(few, blank).box == pytest.approx(1.0, abs=1e-6)
+    assert score(few, blank).mask == 0.0
+
+
+def test_no_detections_score_zero(few):
+    nothing = Detections(
+        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, 800, 1216), bool)
+    )
+    assert evaluate(few, lambda _: nothing).box == 0.0
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "there is no"), ("{", "not a COCO"), ("[]", "not a COCO")])
+def test_a_missing_or_damaged_set_is_one_sentence(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "annotations.json").write_text(content)
+    with pytest.raises(DatasetError, match=words):
+        load_set(tmp_path)

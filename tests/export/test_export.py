@@ -1,0 +1,262 @@
+"""Export, ONNX Runtime, and the search, on the embedded model's architecture at a small input with random weights."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+import patches
+from helpers.compare.fingerprints import TOLERANCE, distance
+from helpers.compare.parity import Parity, Tolerance, compare
+from helpers.compare.recording import record_graph
+from helpers.compare.search import ForeignGraphError, NoDisagreementError, search
+from helpers.detector.inference import detect_prepared
+from helpers.detector.models import build_random_detector, load_detector
+from helpers.detector.preprocess import NetworkInput, prepare, read_picture
+from helpers.export import exporter as export
+from helpers.graph import detect
+from helpers.graph.cut import GraphInputError, run_graph
+from helpers.graph.file import OnnxFileError, load_onnx
+from helpers.graph.onnx_runtime import OnnxRunner
+from helpers.graph.origins import origin
+from helpers.graph.runner import RunnerError
+from helpers.paths import DATA
+from patches.p07_rpn_levels_apart import move_apart
+
+SHAPE = (1, 3, 256, 320)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return build_random_detector("emoji")
+
+
+@pytest.fixture(scope="module")
+def tensor():
+    return (np.random.default_rng(1).standard_normal(SHAPE) * 1.2).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def files(detector, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+
+    @functools.cache
+    def make(flavour: str, applied: tuple[str, ...] | None = None):
+        path = folder / f"{flavour}-{len(applied or ())}.onnx"
+        return export.export_onnx(detector, path, flavour, applied=applied, input_shape=SHAPE)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def correct(files):
+    return load_onnx(files("standard"))
+
+
+def test_both_flavours_have_their_operators_shapes_and_origins(files):
+    for flavour, opset, roi_align in (("standard", 16, "RoiAlign"), ("mmcv", 11, "MMCVRoiAlign")):
+        model = load_onnx(files(flavour))
+        operators = [node.op_type for node in model.graph.node]
+        assert {o.domain: o.version for o in model.opset_import}[""] == opset
+        assert operators.count(roi_align) == 8
+        assert operators.count("NonMaxSuppression") == 2
+        assert operators.count("GridSample" if flavour == "standard" else "grid_sampler") == 1
+        shapes = {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in model.graph.output}
+        assert shapes == {"dets": [1, 100, 5], "labels": [1, 100], "masks": [1, 100, *SHAPE[2:]]}
+        names = [node.name for node in model.graph.node]
+        assert len(set(names)) == len(names)
+        for node in model.graph.node:
+            if node.op_type in ("Conv", "Gemm", roi_align, "NonMaxSuppression", "TopK"):
+                assert origin(node).lines, node.name
+        assert not any(word in node.doc_string for node in model.graph.node for word in ("site-packages", "frozen"))
+        nms = next(node for node in model.graph.node if node.op_type == "NonMaxSuppression")
+        assert any("rpn_head" in line for line in origin(nms).lines)
+
+
+def test_the_flavours_compute_the_same(files, tensor):
+    standard, mmcv = (OnnxRunner(files(flavour)).run({"input": tensor}) for flavour in ("standard", "mmcv"))
+    np.testing.assert_allclose(standard["dets"], mmcv["dets"], atol=1e-3)
+    np.testing.assert_array_equal(standard["labels"], mmcv["labels"])
+
+
+def test_exporting_leaves_no_trace(detector, files):
+    files("standard")
+    state = torch.random.get_rng_state()
+    assert "forward" not in vars(detector)
+    assert not any(patch.applied for patch in patches.overview())
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(("flavour", "opset"), [("tensorrt", None), ("standard", 11), ("mmcv", 16)])
+def test_unknown_flavours_and_opsets_are_refused(detector, tmp_path, flavour, opset):
+    with pytest.raises(export.UnknownFlavourError):
+        export.export_onnx(detector, tmp_path / "x.onnx", flavour, opset=opset)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_the_earlier_file(detector, tmp_path, monkeypatch):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"earlier")
+
+    def fail(*_, **__):
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(export.ExportError, match="broken on purpose"):
+        export.export_onnx(detector, path, input_shape=SHAPE)
+    assert path.read_bytes() == b"earlier"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def test_damaged_files_and_wrong_requests_are_named(files, tensor, tmp_path):
+    whole = files("standard").read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"no onnx at all"):
+        (tmp_path / "cut.onnx").write_bytes(content)
+        with pytest.raises(OnnxFileError, match=r"cut\.onnx"):
+            OnnxRunner(tmp_path / "cut.onnx")
+    with pytest.raises(OnnxFileError, match="cannot read"):
+        OnnxRunner(tmp_path / "absent.onnx")
+    runner = OnnxRunner(files("standard"))
+    with pytest.raises(RunnerError, match=r"takes float32 \[1, 3, 256, 320\], got float32 \[1, 3, 8, 8\]"):
+        runner.run({"input": np.zeros((1, 3, 8, 8), np.float32)})
+    with pytest.raises(RunnerError, match="no output 'proposals'"):
+        runner.run({"input": tensor}, ["proposals"])
+    with pytest.raises(RunnerError, match="stopped inside the graph .*RoiAlign"):
+        runner.run({"input": np.full_like(tensor, np.nan)})
+
+
+@pytest.mark.slow
+def test_the_search_finds_both_defects_of_the_unpatched_export_in_order(tmp_path):
+    detector = load_detector("emoji")
+    # A picture that fills all 100 rows: which of many scores of zero fills a row up is free, and differs.
+    prepared = prepare(read_picture(DATA / "demo" / "crowd.jpg"))
+
+    def exported(*applied: str) -> onnx.ModelProto:
+        return load_onnx(export.export_onnx(detector, tmp_path / "x.onnx", applied=applied))
+
+    needed = export.NEEDED["standard"]
+    report = search(detector, exported(*needed), prepared, drop_padding=True)
+    assert report.culprit().operator == "NonMaxSuppression"
+    assert report.culprit().reference == "inference"
+    assert any("rpn_head" in line for line in report.culprit().where.lines)
+    report = search(detector, exported(*needed, "p07_rpn_levels_apart"), prepared, drop_padding=True)
+    assert report.culprit().where.scope == "roi_head.bbox_roi_extractor.roi_layers.0"
+    report = search(detector, exported(*export.CORRECT["standard"]), prepared, drop_padding=True)
+    assert report.found is None
+    with pytest.raises(NoDisagreementError):
+        report.culprit()
+
+
+@pytest.mark.slow
+def test_the_official_architecture_in_both_flavours_and_the_search_on_it(tmp_path):
+    # Random weights: no checkpoint can be fetched where the tests run. At the full input size, as it is deployed.
+    detector = build_random_detector("r50")
+    prepared = prepare(read_picture(DATA / "demo" / "crowd.jpg"))
+    expected = detect_prepared(detector, prepared, rescale=False)
+    assert len(expected) == 100
+
+    def exported(flavour: str, applied: tuple[str, ...]) -> onnx.ModelProto:
+        return load_onnx(export.export_onnx(detector, tmp_path / "x.onnx", flavour, applied=applied))
+
+    def parity(model: onnx.ModelProto) -> Parity:
+        # Boxes of class 62 are moved by 62 * 1217 px for their NMS, where float32 has a step of 1/128 px. Random masks
+        # have borders everywhere, and each moves with its box.
+        return compare(expected, detect.detect_prepared(OnnxRunner(model), prepared), Tolerance(mask_iou=0.98))
+
+    needed = export.NEEDED["standard"]
+    unpatched = exported("standard", needed)
+    assert not parity(unpatched).agrees
+    report = search(detector, unpatched, prepared, drop_padding=True)
+    assert report.culprit().operator == "NonMaxSuppression"
+    assert any("rpn_head" in line for line in report.culprit().where.lines)
+    inference = {"inference": report.recordings["inference"]}
+    levels = exported("standard", (*needed, "p07_rpn_levels_apart"))
+    report = search(detector, levels, prepared, drop_padding=True, recordings=inference)
+    assert report.culprit().where.scope.startswith("roi_head.bbox_roi_extractor.roi_layers")
+    correct = exported("standard", export.CORRECT["standard"])
+    parity(correct).require()
+    assert search(detector, correct, prepared, drop_padding=True, recordings=inference).found is None
+    parity(exported("mmcv", export.CORRECT["mmcv"])).require()
+
+
+def with_float_constants(model: onnx.ModelProto) -> list[tuple[str, int]]:
+    floats = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    return [(node.name, i) for node in model.graph.node for i, name in enumerate(node.input) if name in floats]
+
+
+def plant(model: onnx.ModelProto, node_name: str, position: int) -> tuple[onnx.ModelProto, onnx.NodeProto]:
+    """A copy in which one node reads another constant; nodes that share the constant keep the right one."""
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    node = next(node for node in wrong.graph.node if node.name == node_name)
+    name = node.input[position]
+    value = onnx.numpy_helper.to_array(next(t for t in wrong.graph.initializer if t.name == name))
+    planted = (value * 1.5 + 0.25).astype(np.float32)
+    wrong.graph.initializer.append(onnx.numpy_helper.from_array(planted, f"{name}_wrong"))
+    node.input[position] = f"{name}_wrong"
+    return wrong, node
+
+
+@pytest.mark.slow
+def test_a_planted_wrong_constant_is_named_or_its_direct_neighbour(detector, tensor, correct):
+    sound = record_graph(correct, {"input": tensor})
+    recordings = search(detector, correct, NetworkInput.full(tensor), drop_padding=True).recordings
+    places = with_float_constants(correct)
+
+    @settings(max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(places))
+    def check(place):
+        wrong, node = plant(correct, *place)
+        now = run_graph(wrong, {"input": tensor}, list(node.output))
+        from helpers.compare.fingerprints import fingerprint
+
+        # A clip at a bound that nothing reaches computes the same with another bound.
+        assume(any(distance(sound[name], fingerprint(array)) > 3 * TOLERANCE for name, array in now.items()))
+        found = search(detector, wrong, NetworkInput.full(tensor), drop_padding=True, recordings=recordings).culprit()
+        inputs, outputs = set(node.input), set(node.output)
+        near = {node.name}
+        for other in wrong.graph.node:
+            if inputs & set(other.output) or outputs & set(other.input):
+                near.add(other.name)
+        assert found.node in near
+
+    check()
+
+
+def test_the_search_refuses_another_models_graph_and_a_wrong_input(detector, correct, tensor):
+    foreign = onnx.ModelProto()
+    foreign.CopyFrom(correct)
+    foreign.graph.node[5].doc_string = "backbone.no_such_module"
+    with pytest.raises(ForeignGraphError):
+        search(detector, foreign, NetworkInput.full(tensor))
+    with pytest.raises(GraphInputError, match="takes float32"):
+        record_graph(correct, {"input": tensor[:, :, :8]})
+    with pytest.raises(GraphInputError, match="no tensor 'absent'"):
+        run_graph(correct, {"input": tensor}, ["absent"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([4.0, 64.0, 1216.0]))
+def test_moved_apart_levels_are_suppressed_as_batched_nms_does(count, seed, touch_the_border, size):
+    from mmcv.ops import batched_nms, nms
+
+    random = np.random.default_rng(seed)
+    corners = np.sort(random.uniform(0, size, (count, 2, 2)), axis=1)
+    boxes = torch.tensor(corners.reshape(count, 4), dtype=torch.float32)
+    if touch_the_border:
+        boxes[:, 2:] = torch.where(boxes[:, 2:] > size / 2, torch.tensor(size), boxes[:, 2:])
+    # Level 2 is always empty.
+    levels = torch.tensor(random.choice([0, 1, 3, 4], count))
+    scores = torch.tensor(random.permutation(count) + 1, dtype=torch.float32) / (count + 1)
+    _, expected = batched_nms(boxes, scores, levels, {"type": "nms", "iou_threshold": 0.7})
+    shifted = move_apart(boxes[None], levels[None, :, None])[0]
+    _, kept = nms(shifted, scores, 0.7)
+    assert kept.tolist() == expected.tolist()
+    apart = [nms(boxes[levels == level], scores[levels == level], 0.7)[1] for level in levels.unique()]
+    assert len(kept) == sum(len(indices) for indices in apart)

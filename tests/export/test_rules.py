@@ -1,0 +1,50 @@
+"""What the chapter says about the article's export rules is what the exporter does."""
+
+from __future__ import annotations
+
+import functools
+
+import matplotlib.pyplot as plt
+import pytest
+
+from helpers.export.rules import RULES, TRACED, TRIED, RuleError, outcome, rule, rule_figure
+from helpers.graph.frozen_batch import frozen_batches
+
+
+@functools.cache
+def measured(number):
+    one = rule(number)
+    return outcome(one, one.before), outcome(one, one.after)
+
+
+@pytest.mark.parametrize("one", RULES, ids=lambda one: str(one.number))
+def test_following_a_rule_gives_every_batch_and_the_verdict_is_what_is_measured(one):
+    before, after = measured(one.number)
+    assert after.good_batches == TRIED
+    better = before.good_batches != TRIED or before.nodes > after.nodes or before.simplified > after.simplified
+    assert better == one.holds
+
+
+def test_the_outcomes_that_the_chapter_speaks_of():
+    assert measured(3)[0].good_batches == (TRACED,)
+    assert [item.value for item in frozen_batches(measured(3)[0].graph)] == [TRACED]
+    assert frozen_batches(measured(3)[1].graph) == []
+    assert "opset version 10" in measured(5)[0].error
+    assert measured(6)[0].counted > measured(6)[1].counted == 0
+    assert measured(4)[0].nodes == measured(4)[1].nodes
+    assert (measured(7)[0].rank, measured(7)[1].rank) == (5, 4)
+
+
+def test_the_variants_of_an_equivalent_pair_compute_the_same():
+    for number in (1, 2, 3, 4, 6, 7):
+        one = rule(number)
+        assert one.before.function(one.example()).equal(one.after.function(one.example())), number
+
+
+def test_figures_show_failures_too_and_unknown_rules_are_refused():
+    for number in (5, 6):
+        figure = rule_figure(rule(number), *measured(number))
+        assert f"Rule {number}" in figure._suptitle.get_text()
+        plt.close(figure)
+    with pytest.raises(RuleError, match="no export rule 9"):
+        rule(9)

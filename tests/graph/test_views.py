@@ -1,0 +1,62 @@
+"""Cutting places out of a graph, and tying pictures to their structure."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from helpers.graph import views as graph_view
+
+
+def chain(scale: float = 2.0, names: str = "abcdef") -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Mul" if i == 2 else "Relu", [names[i], "w"] if i == 2 else [names[i]], [names[i + 1]])
+        for i in range(5)
+    ]
+    value = [helper.make_tensor_value_info(names[i], TensorProto.FLOAT, [1]) for i in (0, 5)]
+    weights = [numpy_helper.from_array(np.array([scale], np.float32), "w")]
+    return helper.make_model(helper.make_graph(nodes, "chain", value[:1], value[1:], weights))
+
+
+def test_a_place_holds_the_neighbours_and_its_borders():
+    place = graph_view.place(chain(), lambda node: node.op_type == "Mul", hops=1)
+    assert [node.output[0] for node in place.graph.node] == ["c", "d", "e"]
+    assert [value.name for value in place.graph.input] == ["b", "w"]
+    assert [value.name for value in place.graph.output] == ["e"]
+    with pytest.raises(graph_view.PlaceError):
+        graph_view.place(chain(), lambda node: node.op_type == "Conv")
+
+
+def test_the_structure_hash_ignores_weights_and_sees_connections():
+    assert graph_view.structure_hash(chain(2.0)) == graph_view.structure_hash(chain(3.0))
+    assert graph_view.structure_hash(chain()) != graph_view.structure_hash(chain(names="abcdfe"))
+
+
+def test_statistics_count_nodes_and_bytes():
+    found = graph_view.statistics(chain())
+    assert found.nodes == 5
+    assert found.operators == {"Relu": 4, "Mul": 1}
+    assert found.weight_bytes == 4
+
+
+def test_without_chromium_only_a_picture_of_the_same_structure_is_shown(monkeypatch, tmp_path):
+    monkeypatch.setattr(graph_view, "chromium", lambda: None)
+    monkeypatch.setattr(graph_view, "COMMITTED", tmp_path)
+    monkeypatch.setenv("COURSE_BUILD", str(tmp_path / "build"))
+    model = chain()
+    assert "no picture" in graph_view.view(model, "here", "A chain <1>")._repr_html_()
+    (tmp_path / f"here-{graph_view.structure_hash(model)}.png").write_bytes(b"PNG")
+    shown = graph_view.view(model, "here", "A chain <1>")._repr_html_()
+    assert "data:image/png;base64,UE5H" in shown
+    assert "committed picture" in shown
+    assert "A chain &lt;1&gt;" in shown
+    assert "no picture" in graph_view.view(chain(names="abcdfe"), "here", "other")._repr_html_()
+
+
+def test_a_picture_shows_all_of_the_graph_that_the_window_holds_and_little_else():
+    inside = graph_view._around([(100, 200, 150, 220), (300, 90, 320, 110)], (2000, 900))
+    assert inside == {"x": 70, "y": 60, "width": 280, "height": 190, "scale": 2.0}
+    too_wide = graph_view._around([(-500, 10, -400, 30), (1990, 800, 2300, 1200)], (2000, 900))
+    assert too_wide == {"x": 0, "y": 0, "width": 2000, "height": 900, "scale": 1.0}

@@ -1,0 +1,589 @@
+"""The TensorRT runner against a recording fake of TensorRT and pycuda.
+
+Only the order of calls and the error paths are checked. The fake computes nothing: no assertion here is about a result
+of inference, and a pass says nothing about a GPU. scripts/verify_tensorrt.py is for that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import types
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from helpers import artifacts
+from helpers.detector.preprocess import NetworkInput
+from helpers.operators import library as plugin_library
+from helpers.tensorrt import runner as tr
+
+
+class Recorder:
+    """Remembers each call by name; what it answers can be set, otherwise it answers True."""
+
+    def __init__(self, calls: list[str], prefix: str, **answers: Any) -> None:
+        self.__dict__.update(_calls=calls, _prefix=prefix, _answers=answers)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        answer = self._answers.get(name, True)
+        if answer is AttributeError:
+            raise AttributeError(name)
+        if not callable(answer) and name in self._answers:
+            return answer
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._calls.append(f"{self._prefix}.{name}")
+            return answer(*args, **kwargs) if callable(answer) else answer
+
+        return call
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._calls.append(f"{self._prefix}.{name}=")
+        self._answers[name] = value
+
+
+class Fake:
+    """A TensorRT of a generation: "8.4", "10" or "11"."""
+
+    def __init__(self, version: str, **parts: Any) -> None:
+        self.calls: list[str] = []
+        self.network_flags: list[int] = []
+        self.parsed: list[bytes] = []
+        calls = self.calls
+        flags = {"TF32": 0, "FP16": 1, "OBEY_PRECISION_CONSTRAINTS": 2} if version != "11" else {"TF32": 0}
+        tensor = types.SimpleNamespace(name="input", shape=(1, 3, 4, 4), dtype="float32")
+        layer = Recorder(calls, "layer", name="conv", metadata="", num_outputs=1, get_output=lambda _: tensor)
+        network = {"num_layers": 1, "get_layer": lambda _: layer, "num_inputs": 1, "get_input": lambda _: tensor}
+        config = Recorder(calls, "config", **parts.get("config", {}))
+        creation = {"8.4": {"EXPLICIT_BATCH": 0}, "10": {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}}
+
+        def make_network(wanted: int) -> Any:
+            self.network_flags.append(wanted)
+            return Recorder(calls, "network", **{**network, **parts.get("network", {})})
+
+        def parse(data: bytes) -> bool:
+            self.parsed.append(data)
+            return True
+
+        self.builder = Recorder(
+            calls,
+            "builder",
+            create_network=make_network,
+            create_builder_config=lambda: config,
+            create_optimization_profile=lambda: Recorder(calls, "profile"),
+            **{"build_serialized_network": lambda *_: b"engine", **parts.get("builder", {})},
+        )
+        parser = Recorder(calls, "parser", **{"parse": parse, **parts.get("parser", {})})
+
+        class ILogger:
+            INTERNAL_ERROR, ERROR, WARNING = "i", "e", "w"
+
+        self.logger: Any = None
+
+        def make_builder(logger: Any) -> Any:
+            self.logger = logger
+            return self.builder
+
+        self.module = types.SimpleNamespace(
+            __version__=version,
+            ILogger=ILogger,
+            Builder=make_builder,
+            OnnxParser=lambda *_: parser,
+            BuilderFlag=types.SimpleNamespace(**flags),
+            NetworkDefinitionCreationFlag=types.SimpleNamespace(**creation.get(version, {"STRONGLY_TYPED": 0})),
+            MemoryPoolType=types.SimpleNamespace(WORKSPACE=0),
+            float32="float32",
+            float16="float16",
+            nptype=np.dtype,
+            init_libnvinfer_plugins=lambda *_: calls.append("init_libnvinfer_plugins"),
+            **parts.get("module", {}),
+        )
+        if version != "8.4":
+            self.module.TensorIOMode = types.SimpleNamespace(INPUT="in", OUTPUT="out")
+            self.module.IOutputAllocator = type("IOutputAllocator", (), {})
+
+
+class FakeCuda:
+    class Error(Exception):
+        pass
+
+    class MemoryError(Error):
+        pass
+
+    def __init__(self, calls: list[str], *, full: bool = False) -> None:
+        self.calls, self.full = calls, full
+        context = Recorder(calls, "gpu")
+        self.Device = lambda _: types.SimpleNamespace(
+            name=lambda: "Fake GPU", compute_capability=lambda: (8, 6), retain_primary_context=lambda: context
+        )
+
+    def Stream(self) -> Any:
+        return Recorder(self.calls, "stream", handle=7)
+
+    def Event(self) -> Any:
+        return Recorder(self.calls, "event", time_since=lambda _: 2.5)
+
+    def mem_get_info(self) -> tuple[int, int]:
+        self.calls.append("mem_get_info")
+        return 30, 40
+
+    def mem_alloc(self, size: int) -> int:
+        self.calls.append("mem_alloc")
+        if self.full:
+            raise self.MemoryError("out of memory")
+        return 4096
+
+    def pagelocked_empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        self.calls.append("pinned")
+        return np.zeros(shape, dtype)
+
+    def memcpy_htod_async(self, *_: Any) -> None:
+        self.calls.append("to device")
+
+    def memcpy_dtoh_async(self, *_: Any) -> None:
+        self.calls.append("to host")
+
+
+def use(monkeypatch: pytest.MonkeyPatch, fake: Fake, *, full: bool = False) -> list[str]:
+    cuda = FakeCuda(fake.calls, full=full)
+    monkeypatch.setattr(tr, "_trt", lambda: fake.module)
+    monkeypatch.setattr(tr, "_cuda", lambda: cuda)
+    return fake.calls
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 4, 4]) for name in ("input", "y"))
+    made = helper.make_graph([helper.make_node("Relu", ["input"], ["y"], name="conv")], "g", [x], [y])
+    onnx.save(helper.make_model(made), tmp_path / "x.onnx")
+    return tmp_path / "x.onnx"
+
+
+@pytest.mark.parametrize("version", ["8.4", "10", "11"])
+def test_build_parses_before_it_configures_and_switches_tf32_off(
+    version: str, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = use(monkeypatch, Fake(version))
+    path = tr.build_engine(graph, tmp_path / "x.engine")
+    assert path.read_bytes() == b"engine"
+    wanted = ["parser.parse", "config.set_memory_pool_limit", "config.clear_flag", "builder.build_serialized_network"]
+    assert [call for call in calls if call in wanted] == wanted
+    assert "config.set_flag" not in calls
+
+
+def test_half_precision_keeps_the_named_layers_in_fp32(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = use(monkeypatch, Fake("10"))
+    tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions("fp16", keep_fp32=("conv",)))
+    assert calls.count("config.set_flag") == 2
+    assert "layer.precision=" in calls
+    assert "layer.set_output_type" in calls
+    with pytest.raises(tr.EngineBuildError, match="no layer comes from the node nowhere"):
+        tr.build_engine(graph, tmp_path / "y.engine", tr.BuildOptions("fp16", keep_fp32=("nowhere",)))
+    assert not (tmp_path / "y.engine").exists()
+
+
+def parsed_types(fake: Fake) -> dict[str, int]:
+    """The float types of the nodes' results in the graph that the parser got last."""
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(fake.parsed[-1]), strict_mode=True)
+    values = (*model.graph.value_info, *model.graph.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+@pytest.mark.parametrize(
+    ("version", "typing", "flags"),
+    [("8.4", "auto", 0b01), ("10", "auto", 0b01), ("10", "weak", 0b01), ("10", "strong", 0b11), ("11", "auto", 0b1),
+     ("11", "strong", 0b1)],
+)  # fmt: skip
+def test_half_precision_comes_from_flags_or_from_the_graph_never_from_both(
+    version: str, typing: Any, flags: int, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(version)
+    calls = use(monkeypatch, fake)
+    tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions("fp16", typing=typing))
+    assert fake.network_flags == [flags]
+    in_graph = TensorProto.FLOAT16 in parsed_types(fake).values()
+    assert in_graph == (typing == "strong" or version == "11")
+    assert ("config.set_flag" in calls) != in_graph
+
+
+def test_a_strongly_typed_graph_has_the_plan_in_it_and_the_layers_none(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load(graph)
+    model.graph.node.append(helper.make_node("Relu", ["y"], ["z"], name="far"))
+    model.graph.output[0].name = "z"
+    onnx.save(model, graph)
+    fake = Fake("11")
+    calls = use(monkeypatch, fake)
+    tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions("fp16", keep_fp32=("far",)))
+    kinds = parsed_types(fake)
+    assert (kinds["y"], kinds["z"]) == (TensorProto.FLOAT16, TensorProto.FLOAT)
+    assert not [call for call in calls if call.startswith("layer.")]
+    with pytest.raises(tr.EngineBuildError, match="the graph has no node 'nowhere'"):
+        tr.build_engine(graph, tmp_path / "y.engine", tr.BuildOptions("fp16", keep_fp32=("nowhere",)))
+    assert not (tmp_path / "y.engine").exists()
+
+
+@pytest.mark.parametrize(("version", "flags"), [("10", 0b11), ("11", 0b1)])
+def test_single_precision_leaves_the_graph_alone(
+    version: str, flags: int, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(version)
+    use(monkeypatch, fake)
+    tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions(typing="strong"))
+    assert fake.network_flags == [flags]
+    assert fake.parsed == [graph.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("version", "have", "missing"),
+    [("8.4", ("weak",), "strong"), ("10", ("weak", "strong"), None), ("11", ("strong",), "weak"),
+     ("12", ("strong",), "weak")],
+)  # fmt: skip
+def test_a_typing_that_the_version_has_not_is_one_sentence(
+    version: str, have: tuple[str, ...], missing: Any, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake("11" if version == "12" else version)
+    if version == "12":  # the flag that 11 ignores is gone
+        del fake.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    use(monkeypatch, fake)
+    assert tr.typings() == have
+    if missing:
+        with pytest.raises(
+            tr.EngineBuildError, match=f"has no {missing} typing: set BuildOptions.typing to '{have[0]}'"
+        ):
+            tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions(typing=missing))
+        tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions("fp16"))
+
+
+def test_an_engine_is_built_again_for_another_typing_and_for_another_converter(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = types.SimpleNamespace(serialize=lambda: b"timings")
+    fake = Fake("10", config={"create_timing_cache": lambda _: cache})
+    use(monkeypatch, fake)
+    monkeypatch.setattr(tr, "load_plugins", lambda _: None)
+    monkeypatch.setattr(tr.paths, "build_dir", lambda _: tmp_path)
+
+    def builds(**changed: Any) -> int:
+        before = len(fake.parsed)
+        tr.make_engine("emoji", graph, tr.BuildOptions("fp16", **changed), plugins=graph)
+        return len(fake.parsed) - before
+
+    assert [builds(), builds(), builds(typing="weak")] == [1, 0, 0], "auto stands for weak here"
+    assert [builds(typing="strong"), builds(typing="strong")] == [1, 0]
+    converter = tmp_path / "helpers" / "half_precision" / "plan.py"
+    converter.parent.mkdir(parents=True)
+    for name in ("plan.py", "simulation.py", "rules.py"):
+        converter.with_name(name).write_text("another")
+    monkeypatch.setattr(tr.paths, "REPO_ROOT", tmp_path)
+    assert [builds(typing="strong"), builds(typing="strong")] == [1, 0]
+    converter.with_name("rules.py").write_text("and another")
+    assert [builds(typing="strong"), builds(typing="weak"), builds(typing="weak")] == [1, 1, 0]
+
+
+def test_the_parsers_words_are_in_the_error(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = types.SimpleNamespace(desc=lambda: "Plugin not found")
+    use(monkeypatch, Fake("10", parser={"parse": lambda _: False, "num_errors": 1, "get_error": lambda _: words}))
+    with pytest.raises(tr.EngineBuildError, match=r"x\.onnx and said: Plugin not found"):
+        tr.build_engine(graph, tmp_path / "x.engine")
+
+
+def test_the_loggers_words_are_in_the_error(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10", builder={"build_serialized_network": lambda *_: fake.logger.log("e", "out of memory")})
+    use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"old")
+    with pytest.raises(tr.EngineBuildError, match="said: out of memory"):
+        tr.build_engine(graph, tmp_path / "x.engine")
+    assert (tmp_path / "x.engine").read_bytes() == b"old"
+
+
+def test_a_dynamic_input_needs_a_profile_and_a_static_one_takes_none(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = ((1, 3, 4, 4), (2, 3, 4, 4), (4, 3, 4, 4))
+    use(monkeypatch, Fake("10"))
+    with pytest.raises(tr.EngineBuildError, match="differ in: input"):
+        tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions(profile=(("input", shapes),)))
+    dynamic = types.SimpleNamespace(name="input", shape=(-1, 3, 4, 4), dtype="float32")
+    fake = Fake("10", network={"get_input": lambda _: dynamic}, config={"add_optimization_profile": lambda _: 0})
+    use(monkeypatch, fake)
+    with pytest.raises(tr.EngineBuildError, match="differ in: input"):
+        tr.build_engine(graph, tmp_path / "x.engine")
+    tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions(profile=(("input", shapes),)))
+    assert "config.add_optimization_profile" in fake.calls
+
+
+def _engine(fake: Fake, *, late: bool = False, good: bool = True) -> None:
+    """Give the fake a runtime: one input, one output, named or by index."""
+    out_shape = (-1, 3) if late else (1, 2)
+    context = Recorder(
+        fake.calls, "context", get_tensor_shape=lambda _: out_shape, get_binding_shape=lambda _: (1, 2),
+        execute_async_v3=lambda *_: good, execute_async_v2=lambda **_: good,
+    )  # fmt: skip
+    if late:
+
+        def bind(name: str, allocator: Any) -> bool:
+            allocator.reallocate_output(name, 0, 24, 256)
+            allocator.notify_shape(name, (2, 3))
+            return True
+
+        context._answers["set_output_allocator"] = bind
+    names = {"create_execution_context": lambda: context}
+    if hasattr(fake.module, "TensorIOMode"):
+        names |= {
+            "num_io_tensors": 2,
+            "get_tensor_name": lambda index: ("input", "y")[index],
+            "get_tensor_mode": lambda name: "in" if name == "input" else "out",
+            "get_tensor_dtype": lambda _: "float32",
+            "get_tensor_shape": lambda _: (-1, 3),
+        }
+    else:
+        names |= {
+            "num_io_tensors": AttributeError,
+            "num_bindings": 2,
+            "get_binding_name": lambda index: ("input", "y")[index],
+            "get_binding_dtype": lambda _: "float32",
+            "binding_is_input": lambda index: index == 0,
+            "get_binding_shape": lambda _: (-1, 3),
+        }
+    engine = Recorder(fake.calls, "engine", **names)
+    fake.module.Runtime = lambda _: Recorder(fake.calls, "runtime", deserialize_cuda_engine=lambda _: engine)
+
+
+@pytest.mark.parametrize(
+    ("version", "execute"), [("8.4", "context.execute_async_v2"), ("10", "context.execute_async_v3")]
+)
+def test_order_of_a_run(version: str, execute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(version)
+    _engine(fake)
+    calls = use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
+        runner.run({"input": np.zeros((5, 3), np.float32)})
+        wanted = ("to device", "event.record", execute, "to host", "stream.synchronize")
+        order = [call for call in calls if call in wanted]
+        # The events lie round the engine alone.
+        assert order == ["to device", "event.record", execute, "event.record", "to host", "stream.synchronize"]
+        assert runner.engine_ms == 2.5
+        before = calls.count("mem_alloc"), calls.count("pinned")
+        runner.run({"input": np.zeros((5, 3), np.float32)})
+        assert (calls.count("mem_alloc"), calls.count("pinned")) == before, "buffers are used again"
+    assert calls[-1] == "gpu.pop"
+
+
+def test_an_output_of_unknown_size_is_fetched_after_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake, late=True)
+    calls = use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
+        assert runner.run({"input": np.zeros((1, 3), np.float32)})["y"].shape == (2, 3)
+    assert calls.index("stream.synchronize") < calls.index("to host")
+
+
+def test_a_closed_runner_frees_its_lanes_before_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake, late=True)
+    use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    gc.disable()
+    try:
+        runner = tr.TensorRTRunner(tmp_path / "x.engine")
+        runner.run({"input": np.zeros((1, 3), np.float32)})
+        lane = weakref.ref(runner._lanes[0])
+        runner.close()
+        assert lane() is None, "something still holds it: its context would outlive the engine"
+    finally:
+        gc.enable()
+
+
+def test_two_lanes_have_two_pictures_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake)
+    calls = use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with tr.TensorRTRunner(tmp_path / "x.engine", lanes=2) as runner:
+        assert len(list(runner.run_many([{"input": np.zeros((1, 3), np.float32)}] * 3))) == 3
+    order = [call[-4:] for call in calls if call in ("context.execute_async_v3", "stream.synchronize")]
+    assert order == ["c_v3", "c_v3", "nize", "c_v3", "nize", "nize"]
+
+
+def test_results_are_copies_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake)
+    use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    inputs = {"input": np.zeros((1, 3), np.float32)}
+    with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
+        first, second = (runner.run(inputs)["y"] for _ in range(2))
+        assert not np.shares_memory(first, second)
+        first, second = (runner.run(inputs, copy=False)["y"] for _ in range(2))
+        assert np.shares_memory(first, second)
+
+
+def test_a_failure_waits_for_what_else_is_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake)
+    calls = use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    good, bad = np.zeros((1, 3), np.float32), np.zeros((1, 4), np.float32)
+    with tr.TensorRTRunner(tmp_path / "x.engine", lanes=3) as runner:
+        with pytest.raises(tr.EngineRunError, match="must be float32"):
+            list(runner.run_many([{"input": array} for array in (good, good, bad)]))
+        assert calls.count("stream.synchronize") >= 2
+        assert len(list(runner.run_many([{"input": good}] * 4))) == 4
+
+
+@pytest.mark.parametrize("version", ["8.4", "10"])
+def test_a_profile_is_shared_where_that_is_an_option(
+    version: str, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = {} if version == "8.4" else {"PreviewFeature": types.SimpleNamespace(PROFILE_SHARING_0806=0)}
+    calls = use(monkeypatch, Fake(version, module=part))
+    tr.build_engine(graph, tmp_path / "x.engine")
+    assert ("config.set_preview_feature" in calls) == (version == "10")
+
+
+def test_memory_is_asked_in_a_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = use(monkeypatch, Fake("10"))
+    assert tr.device_memory() == (30, 40)
+    assert calls == ["gpu.push", "mem_get_info", "gpu.pop"]
+
+
+def test_each_picture_of_a_batch_gets_its_own_rows_without_the_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outputs are made up: row i of a batch tells which picture it was made from."""
+
+    def picture(number: int) -> NetworkInput:
+        tensor = np.full((1, 3, 8, 8), number, np.float32)
+        return NetworkInput(tensor, (1.0, 1.0), (8 - number, 8), (8 - number, 8))
+
+    def run_many(batches: Any, *, copy: bool) -> Any:
+        for inputs in batches:
+            ids = inputs["input"][:, 0, 0, 0]
+            dets = np.zeros((len(ids), 2, 5), np.float32)
+            dets[:, 0] = ids[:, None]  # the second row is padding
+            yield {"dets": dets, "labels": np.full((len(ids), 2), ids[:, None]), "masks": np.ones((len(ids), 2, 8, 8))}
+
+    runner = object.__new__(tr.TensorRTRunner)
+    monkeypatch.setattr(runner, "run_many", run_many)
+    found = list(runner.detect_many([[picture(1)], [picture(2), picture(3)]]))
+    assert [[one.labels.tolist() for one in batch] for batch in found] == [[[1]], [[2], [3]]]
+    assert [[one.masks.shape for one in batch] for batch in found] == [[(1, 7, 8)], [(1, 6, 8), (1, 5, 8)]]
+    assert runner.detect_prepared(picture(4)).scores.tolist() == [4]
+
+
+def test_wrong_inputs_and_failures_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake, good=False)
+    use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
+        with pytest.raises(tr.EngineRunError, match=r"takes \['input'\], got \['picture'\]"):
+            runner.run({"picture": np.zeros((1, 3), np.float32)})
+        with pytest.raises(tr.EngineRunError, match=r"must be float32 \[-1, 3\], got float64 \[1, 3\]"):
+            runner.run({"input": np.zeros((1, 3))})
+        with pytest.raises(tr.EngineRunError, match="running the engine failed"):
+            runner.run({"input": np.zeros((1, 3), np.float32)})
+
+
+def test_too_little_gpu_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake)
+    use(monkeypatch, fake, full=True)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with tr.TensorRTRunner(tmp_path / "x.engine") as runner, pytest.raises(tr.EngineRunError, match="no GPU memory"):
+        runner.run({"input": np.zeros((1, 3), np.float32)})
+
+
+def test_engines_of_elsewhere_missing_and_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake)
+    use(monkeypatch, fake)
+    path = tmp_path / "x.engine"
+    with pytest.raises(tr.EngineFileError, match="there is no engine"):
+        tr.TensorRTRunner(path)
+    artifacts.make(path, {**tr.machine(), "gpu": "Other GPU"}, lambda made: made.write_bytes(b"engine") and None)
+    with pytest.raises(tr.EngineFileError, match="gpu Other GPU, and here is Fake GPU"):
+        tr.TensorRTRunner(path)
+    artifacts.make(path, {**tr.machine(), "tensorrt": "8.4"}, lambda made: made.write_bytes(b"engine") and None)
+    with pytest.raises(tr.EngineFileError, match=r"tensorrt 8\.4, and here is 10"):
+        tr.TensorRTRunner(path)
+    artifacts.make(path, tr.machine(), lambda made: made.write_bytes(b"engine") and None)
+    path.write_bytes(b"eng")
+    with pytest.raises(tr.EngineFileError, match="truncated"):
+        tr.TensorRTRunner(path)
+
+
+def test_an_engine_that_tensorrt_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    fake.module.Runtime = lambda _: Recorder(fake.calls, "runtime", deserialize_cuda_engine=lambda _: None)
+    calls = use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with pytest.raises(tr.EngineFileError, match=r"cannot open x\.engine"):
+        tr.TensorRTRunner(tmp_path / "x.engine")
+    assert calls[-1] == "gpu.pop"
+
+
+def test_plugin_library_missing_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Recorder([], "registry", load_library=lambda _: None)
+    use(monkeypatch, Fake("10", module={"get_plugin_registry": lambda: registry}))
+    with pytest.raises(tr.PluginLibraryError, match="there is no plugin library"):
+        tr.load_plugins(tmp_path / "missing.so")
+    (tmp_path / "bad.so").write_bytes(b"")
+    with pytest.raises(tr.PluginLibraryError, match="refused the plugin library"):
+        tr.load_plugins(tmp_path / "bad.so")
+    registry = Recorder([], "registry", load_library=AttributeError)  # 8.4: loaded with ctypes
+    with pytest.raises(tr.PluginLibraryError, match="cannot be loaded"):
+        tr.load_plugins(tmp_path / "bad.so")
+
+
+def test_plugins_find_the_functions_of_a_tensorrt_that_was_loaded_for_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorRT's wheels load it; the library of the plugins is not linked with it, and here calls one function."""
+    sources = {
+        "libnvinfer.so.99": "int stand_in() { return 5; }",
+        "libplugins.so": "int stand_in(); int course_plugins_register() { return stand_in(); }",
+    }
+    for name, source in sources.items():
+        (tmp_path / "x.cpp").write_text(f'extern "C" {{ {source} }}')
+        compiler = plugin_library.find_cxx() or "c++"
+        plugin_library.run_compiler([compiler, "-shared", "-fPIC", tmp_path / "x.cpp", "-o", tmp_path / name])
+    ctypes.CDLL(str(tmp_path / "libnvinfer.so.99"))
+    with pytest.raises(OSError, match="undefined symbol"):
+        ctypes.CDLL(str(tmp_path / "libplugins.so"))
+    use(monkeypatch, Fake("8.4", module={"get_plugin_registry": types.SimpleNamespace}))
+    tr.load_plugins(tmp_path / "libplugins.so")
+
+
+def test_the_plugin_library_is_built_for_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Fake("10"))
+    monkeypatch.setattr(plugin_library, "build_tensorrt_library", Path)
+    assert tr.build_plugin_library() == Path("sm_86")
+
+
+def test_a_machine_without_tensorrts_headers_says_where_they_are_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, Fake("10"))
+    monkeypatch.setattr(plugin_library, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setenv("TENSORRT_ROOT", str(tmp_path))
+    assert "name with TENSORRT_ROOT" in (tr.why_not() or "")
+    (tmp_path / "NvInferRuntime.h").touch()
+    assert tr.why_not() is None
+
+
+def test_nothing_here_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tr.importlib, "import_module", lambda name: types.ModuleType(name))
+    assert "not installed" in (tr.why_not() or "")
