@@ -4,8 +4,9 @@ The contract: over the detections with a score of at least 0.05, the labels are 
 scores by at most 1e-4, and masks have an IoU of at least 0.999 or differ in at most two pixels. (A pixel whose
 probability is 0.5 to the last digit falls on either side; in a mask of less than 1000 pixels, one such pixel alone is
 more than a thousandth. Measured on the demo scenes, where one did.) Detections are matched by class and overlap, never
-by their place in the list, because runtimes order equal scores as they like. Over a dataset, box and mask AP differ by
-at most 0.1 points.
+by their place in the list, because runtimes order equal scores as they like. A row whose score or box is NaN or
+infinite matches nothing and breaks the contract, unless its score is a number below the floor. Over a dataset, box and
+mask AP differ by at most 0.1 points.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def compare(
     """Match the detections of one picture and check the contract.
 
     Both must be in the same pixels and have masks of the same size. Within each class the matching maximises the total
-    overlap. A detection just above the score floor may have its partner just below it.
+    overlap. A detection just above the score floor may have its partner just below it. The first detection that is not
+    finite is named before all others.
 
     Raises:
         ParityError: the masks have different sizes.
@@ -125,7 +127,10 @@ def compare(
             "run both runtimes on the same prepared picture",
         )
     floor = tolerance.score_floor - tolerance.score
-    rows, columns = (np.flatnonzero(found.scores >= floor) for found in (first, second))
+    finite = [np.isfinite(found.scores) & np.isfinite(found.boxes).all(axis=1) for found in (first, second)]
+    rows, columns = (
+        np.flatnonzero(good & (found.scores >= floor)) for found, good in zip((first, second), finite, strict=True)
+    )
     pairs = _match(first, second, rows, columns, tolerance.match_iou)
     pairs = pairs[np.argsort(-first.scores[pairs[:, 0]], kind="stable")]
     i, j = pairs.T
@@ -139,8 +144,12 @@ def compare(
 
     # "First" means highest score: that is the one a reader looks for in the picture.
     breaks: list[tuple[float, str]] = []
-    for found, indices, side in ((first, only_first, "first"), (second, only_second, "second")):
-        if len(indices):
+    sides = zip((first, second), (only_first, only_second), finite, ("first", "second"), strict=True)
+    for found, indices, good, side in sides:
+        broken = np.flatnonzero(~good & _counts(found, floor))
+        if len(broken):
+            breaks.append((np.inf, f"the {side} has {_describe(found, broken[0], class_names)}, which is not finite"))
+        elif len(indices):
             index = indices[0]
             breaks.append((float(found.scores[index]), f"only the {side} finds {_describe(found, index, class_names)}"))
     bad = (box_error > tolerance.box) | (score_error > tolerance.score) | masks_differ
@@ -149,7 +158,7 @@ def compare(
         what = _describe(first, i[k], class_names)
         errors = f"box off by {box_error[k]:.3g} px, score by {score_error[k]:.2g}, mask IoU {overlap[k]:.5f}"
         breaks.append((float(first.scores[i[k]]), f"{what}: {errors}"))
-    broken_by = max(breaks)[1] if breaks else ""
+    broken_by = max(breaks, key=lambda entry: entry[0])[1] if breaks else ""
     return Parity(pairs, box_error, score_error, overlap, only_first, only_second, broken_by)
 
 
@@ -171,8 +180,12 @@ def _match(
 
 
 def _unmatched(found: Detections, matched: npt.NDArray[np.int64], tolerance: Tolerance) -> npt.NDArray[np.int64]:
-    indices = np.setdiff1d(np.flatnonzero(found.scores >= tolerance.score_floor), matched)
+    indices = np.setdiff1d(np.flatnonzero(_counts(found, tolerance.score_floor)), matched)
     return indices[np.argsort(-found.scores[indices], kind="stable")]
+
+
+def _counts(found: Detections, floor: float) -> npt.NDArray[np.bool_]:
+    return (found.scores >= floor) | ~np.isfinite(found.scores)
 
 
 def _describe(found: Detections, index: int, class_names: Sequence[str]) -> str:
@@ -254,12 +267,13 @@ def _draw(
     class_names: Sequence[str],
 ) -> None:
     axis.imshow(picture[..., ::-1])
-    for index in (*matched, *alone):
+    shown = np.isfinite(found.boxes).all(axis=1)
+    for index in (i for i in (*matched, *alone) if shown[i]):
         x1, y1, x2, y2 = found.boxes[index]
         colour, width = ("white", 0.8) if index in matched else ("orange", 3)
         axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=width))
     # The strongest few get words; more would hide the picture.
-    for index in alone[:8]:
+    for index in alone[shown[alone]][:8]:
         label = int(found.labels[index])
         text = f"{class_names[label] if class_names else label} {found.scores[index]:.2f}"
         x, y = found.boxes[index, :2]

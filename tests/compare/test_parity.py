@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import matplotlib
+import matplotlib.pyplot
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -98,6 +98,46 @@ def test_only_scores_from_the_floor_on_are_compared_and_a_partner_may_lie_just_b
     assert compare(first, first[:1]).only_first.tolist() == [1]
     weak = changed(found, scores=np.array([0.9, 0.04], np.float32))
     assert compare(weak, weak[:1]).agrees
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    row=st.integers(0, 5),
+    column=st.integers(0, 4),
+    value=st.sampled_from([np.nan, np.inf, -np.inf]),
+    score=st.sampled_from([0.9, 0.0501, 0.01]),
+    sides=st.sampled_from(["first", "second", "both"]),
+)
+def test_a_row_that_is_not_finite_breaks_the_contract_wherever_it_stands(row, column, value, score, sides):
+    found = detections()
+    boxes, scores = found.boxes.copy(), found.scores.copy()
+    scores[row] = score
+    sound = changed(found, scores=scores.copy())
+    if column < 4:
+        boxes[row, column] = value
+    else:
+        scores[row] = value
+    broken = changed(sound, boxes=boxes, scores=scores)
+    parity = compare(sound if sides == "second" else broken, sound if sides == "first" else broken)
+    if column < 4 and score < CONTRACT.score_floor:
+        assert parity.agrees
+    else:
+        named = "second" if sides == "second" else "first"
+        assert parity.broken_by.startswith(f"the {named} has class {row % 3} ")
+        assert "not finite" in parity.broken_by
+
+
+def test_the_figure_draws_rows_that_are_not_finite_and_pictures_without_detections():
+    found = detections()
+    scores = found.scores.copy()
+    scores[0] = np.nan
+    boxes = found.boxes.copy()
+    boxes[1] = np.inf
+    broken = changed(found, boxes=boxes, scores=scores)
+    for first, second in ((found, broken), (found[:0], found), (found[:0], found[:0])):
+        figure = comparison_figure(np.zeros((64, 64, 3), np.uint8), first, second)
+        figure.canvas.draw()
+        matplotlib.pyplot.close(figure)
 
 
 def test_nothing_agrees_with_nothing_and_masks_must_have_one_size():
