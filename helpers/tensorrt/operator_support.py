@@ -1,8 +1,9 @@
-"""Which operators of an exported graph each generation of TensorRT takes, from the parser's own published tables.
+"""What the ONNX parser of each generation of TensorRT does with the operators of an exported graph.
 
-The facts are in ``helpers/data/tensorrt_operators.json``, with their sources. They are about the ONNX parser of full
-TensorRT; :mod:`helpers.tensorrt.rtx` asks a real parser, which is another product. A table says that an operator is
-known, not that every use of it is: types, ranks and attributes can still be refused.
+The facts are in ``data/tensorrt_operators.json`` beside this file: for every operator and version how it is imported,
+under which conditions, and the place in the parser's or the plugins' source where that was read. They are about the
+parser of full TensorRT; :mod:`helpers.tensorrt.rtx` asks a real parser, which is another product. A row here says that
+an operator is known; whether a given graph keeps its conditions is the question of :mod:`helpers.tensorrt.limits`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import functools
 import html
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,7 +27,21 @@ from helpers.errors import CourseError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "VERSIONS", "Support", "UnknownVersionError", "gaps", "graph_figure", "support", "table_html"]
+__all__ = [
+    "COLOURS",
+    "VERSIONS",
+    "Row",
+    "Support",
+    "UnknownVersionError",
+    "behaviours",
+    "column",
+    "gaps",
+    "graph_figure",
+    "row",
+    "sources",
+    "support",
+    "table_html",
+]
 
 State = Literal["built in", "limited", "plugin", "unknown"]
 VERSIONS = ("8.4", "8.6", "10", "11")
@@ -40,12 +55,27 @@ class UnknownVersionError(CourseError):
 
 
 @dataclass(frozen=True)
+class Row:
+    """What one version's parser does with one operator.
+
+    state: "built in", "limited" (known, and the note says what to mind), "plugin" (no importer: a plugin of that name
+    must be registered) or "unknown" (not read). conditions: what can be judged on a graph, as the data file has it,
+    each with its source. sources: where it was read, ``repository@ref:file:line`` (the name of an importer where the
+    file could be read, but not by line); none for a state that follows from the list of importers alone.
+    """
+
+    state: State
+    note: str = ""
+    conditions: tuple[dict[str, Any], ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Support:
     """One operator of a graph against every version.
 
-    domain: "" for ONNX's own. nodes: how often the graph has it. states: one of "built in", "limited" (known, and the
-    note says what to mind), "plugin" (no importer: a plugin must be registered) and "unknown" (our data has no row),
-    by version. notes: what to mind, by version, where there is anything.
+    domain: "" for ONNX's own. nodes: how often the graph has it. states and notes: those of :class:`Row`, by version
+    (notes only where there is one). sources: where each state was read, by version.
     """
 
     domain: str
@@ -53,6 +83,7 @@ class Support:
     nodes: int
     states: dict[str, State]
     notes: dict[str, str]
+    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @functools.cache
@@ -61,22 +92,77 @@ def _data() -> dict[str, Any]:
     return data
 
 
+def _full(source: str) -> str:
+    """``parser-8.4:file:line`` with the repository and its tag or commit written out."""
+    repository, _, place = source.partition(":")
+    return f"{_data()['repositories'][repository]}:{place}"
+
+
 def sources() -> dict[str, str]:
     """Where the facts about each version come from."""
-    return dict(_data()["sources"])
+    return {
+        version: f"TensorRT {read['release']}: parser {read['parser']}; plugins and headers {read['library']}"
+        for version, read in _data()["columns"].items()
+    }
 
 
-def _state(domain: str, operator: str, version: str) -> tuple[State, str]:
-    data = _data()
-    # TensorRT's parser looks plugins up by the operator's name; it has no importer for a foreign domain.
-    if domain not in ("", "ai.onnx"):
-        return "plugin", data["foreign_domain"]
-    special = data["special"].get(operator, {}).get(version)
-    if special:
-        state, note = special
-        assert state in get_args(State)
-        return state, note
-    return ("built in", "") if operator in data["built_in_everywhere"] else ("unknown", "")
+def behaviours() -> list[dict[str, Any]]:
+    """What the versions do differently beyond single operators: each has a subject, a text by version, and sources."""
+    return [{**one, "sources": [_full(source) for source in one["sources"]]} for one in _data()["behaviours"]]
+
+
+def column(version: str) -> str:
+    """The column for a release, such as "10" for ``"10.13.0.35"`` and "8.4" for ``"8.4.1.5"``.
+
+    Raises:
+        UnknownVersionError: no release of that kind was read.
+    """
+    for name in VERSIONS:
+        if version == name or version.startswith(f"{name}."):
+            return name
+    raise UnknownVersionError(
+        f"there is no table for TensorRT {version!r}", f"use one of: {', '.join(VERSIONS)}, or a release of those"
+    )
+
+
+def opsets(version: str) -> tuple[int, int, str]:
+    """The lowest and the highest version of ONNX's operator set that a version says it supports, and where it does."""
+    read = _data()["columns"][column(version)]
+    low, high = read["opsets"]
+    return low, high, _full(read["opsets_source"])
+
+
+def seen_as(version: str) -> dict[str, str]:
+    """Types of ONNX that a version takes as another one: INT64 is INT32 before TensorRT 9."""
+    return dict(_data()["columns"][column(version)]["seen_as"])
+
+
+def row(domain: str, operator: str, version: str) -> Row:
+    """What a version does with an operator.
+
+    The parser chooses an importer by the operator's type alone: a foreign domain does not keep ``Conv`` from being
+    imported as ONNX's. A type without an importer is looked up among the registered plugins, whatever its domain.
+
+    Raises:
+        UnknownVersionError: no release of that kind was read.
+    """
+    version = column(version)
+    found = _data()["operators"].get(operator, {}).get(version)
+    foreign = domain not in ("", "ai.onnx")
+    if found is not None and not (foreign and found["state"] == "plugin"):
+        ignored = "the parser does not read the domain and imports ONNX's operator of that name" if foreign else ""
+        return Row(
+            found["state"],
+            "; ".join(filter(None, (found.get("note", ""), ignored))),
+            tuple(
+                {**rule, "source": _full(rule.get("source", found["sources"][0]))}
+                for rule in found.get("conditions", ())
+            ),
+            tuple(_full(source) for source in found["sources"]),
+        )
+    if operator in _data()["columns"][version]["importers"].split():
+        return Row("unknown", "there is an importer; its conditions were not read")
+    return Row("plugin", "no importer: looked up as a plugin of that name")
 
 
 def support(model: onnx.ModelProto) -> list[Support]:
@@ -84,33 +170,42 @@ def support(model: onnx.ModelProto) -> list[Support]:
     counts = Counter((node.domain, node.op_type) for node in model.graph.node)
     rows = []
     for (domain, operator), nodes in counts.items():
-        found = {version: _state(domain, operator, version) for version in VERSIONS}
-        states = {version: state for version, (state, _) in found.items()}
-        rows.append(Support(domain, operator, nodes, states, {v: note for v, (_, note) in found.items() if note}))
-    return sorted(rows, key=lambda row: (set(row.states.values()) == {"built in"}, -row.nodes, row.operator))
+        found = {version: row(domain, operator, version) for version in VERSIONS}
+        rows.append(
+            Support(
+                domain,
+                operator,
+                nodes,
+                {version: one.state for version, one in found.items()},
+                {version: one.note for version, one in found.items() if one.note},
+                {version: one.sources for version, one in found.items()},
+            )
+        )
+    return sorted(rows, key=lambda one: (set(one.states.values()) == {"built in"}, -one.nodes, one.operator))
 
 
 def gaps(model: onnx.ModelProto, version: str) -> dict[str, int]:
     """The operators that a version takes through a plugin only, with their number of nodes.
 
     Raises:
-        UnknownVersionError: ``version`` is not one of :data:`VERSIONS`.
+        UnknownVersionError: no release of that kind was read.
     """
-    if version not in VERSIONS:
-        raise UnknownVersionError(f"there is no table for TensorRT {version!r}", f"use one of: {', '.join(VERSIONS)}")
-    return {row.operator: row.nodes for row in support(model) if row.states[version] == "plugin"}
+    version = column(version)
+    return {one.operator: one.nodes for one in support(model) if one.states[version] == "plugin"}
 
 
 def table_html(rows: list[Support]) -> str:
-    """The rows as an HTML table, coloured by :data:`COLOURS`; a cell's note is in its text."""
+    """The rows as an HTML table, coloured by :data:`COLOURS`; a cell's text has the note, its title the sources."""
     lines = ["<table><tr><th>operator</th><th>nodes</th>", *(f"<th>TensorRT {v}</th>" for v in VERSIONS), "</tr>"]
-    for row in rows:
-        name = f"{row.domain}::{row.operator}" if row.domain else row.operator
-        lines.append(f"<tr><td>{html.escape(name)}</td><td>{row.nodes}</td>")
+    for one in rows:
+        name = f"{one.domain}::{one.operator}" if one.domain else one.operator
+        lines.append(f"<tr><td>{html.escape(name)}</td><td>{one.nodes}</td>")
         for version in VERSIONS:
-            state, note = row.states[version], row.notes.get(version, "")
+            state, note = one.states[version], one.notes.get(version, "")
             text = html.escape(f"{state}: {note}" if note else state)
-            lines.append(f'<td style="background:{COLOURS[state]};color:#000;text-align:left">{text}</td>')
+            title = html.escape("\n".join(one.sources.get(version, ())))
+            style = f"background:{COLOURS[state]};color:#000;text-align:left"
+            lines.append(f'<td style="{style}" title="{title}">{text}</td>')
         lines.append("</tr>")
     return "".join((*lines, "</table>"))
 
