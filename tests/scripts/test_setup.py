@@ -3,8 +3,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,34 +61,189 @@ def test_a_second_run_has_nothing_to_do_and_a_changed_list_has(monkeypatch, tmp_
     assert not setup.is_done()
 
 
+KEPT = "mmcv_full-1.7.2-cp311-cp311-linux_x86_64.whl"
+
+
 def test_a_wheel_is_kept_per_torch(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
     first, second = setup.wheel_folder("2.13.0+cpu"), setup.wheel_folder("2.12.0")
     assert first != second
     first.mkdir(parents=True)
-    (first / "mmcv_full-1.7.2-cp311-cp311-linux_x86_64.whl").touch()
-    monkeypatch.setattr(setup, "build_wheel", lambda _: pytest.fail("the kept wheel was not used"))
-    assert setup.mmcv_wheel("2.13.0+cpu").parent == first
+    (first / KEPT).touch()
+    monkeypatch.setattr(setup, "build", lambda _: pytest.fail("the kept wheel was not used"))
+    monkeypatch.setenv("CXX", "no-such-compiler")  # nor is a compiler needed
+    with setup.mmcv_wheel("2.13.0+cpu") as finished:
+        assert finished().parent == first
 
 
-def test_an_interrupted_build_leaves_no_wheel(monkeypatch, tmp_path):
-    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+@pytest.fixture
+def compiling(monkeypatch, tmp_path):
+    """``compiling(text)``: pip's work is the Python text, which gets the folder for the wheel as its argument."""
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(setup, "source", lambda into: into)
+    monkeypatch.setattr(setup, "merge_sources", lambda _: None)
 
-    def interrupted(into):
-        (into / "mmcv_full-1.7.2-half.whl").touch()
-        raise KeyboardInterrupt
+    def use(text):
+        script = tmp_path / "pip.py"
+        script.write_text("import pathlib, subprocess, sys, time\ninto = pathlib.Path(sys.argv[-2])\n" + text)
+        monkeypatch.setattr(setup, "PIP", [sys.executable, str(script)])
+        return setup.wheel_folder("1.0")
 
-    monkeypatch.setattr(setup, "build_wheel", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        setup.mmcv_wheel("1.0")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    return use
+
+
+def files(folder):
+    return {path.name for path in folder.rglob("*") if path.is_file()} - {".lock"}
+
+
+def test_it_compiles_while_other_packages_are_installed(compiling, tmp_path, capsys):
+    signal_file = tmp_path / "installed"
+    wait = f"while not pathlib.Path({str(signal_file)!r}).exists(): time.sleep(0.05)\n"
+    folder = compiling(wait + f"(into / {KEPT!r}).write_text('wheel')\n")
+    (folder / ".building-old").mkdir(parents=True)
+    (folder / ".building-old" / "half.o").touch()
+    with setup.mmcv_wheel("1.0") as finished:
+        signal_file.touch()  # were it compiled first, it would wait for this forever
+        assert finished() == folder / KEPT
+    assert files(folder) == {KEPT}
+    assert not list(folder.glob(".building-*"))
+    assert "compiled mmcv-full in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("error: expected ;", "could not be compiled"),
+        ("No space left on device", "no disk space left"),
+        ("c++: fatal error: Killed signal terminated program cc1plus", "ran out of memory"),
+    ],
+)
+def test_a_failed_compilation_is_one_sentence_after_the_compilers_words(compiling, capsys, words, sentence):
+    folder = compiling(f"print({words!r}); sys.exit(1)\n")
+    with pytest.raises(setup.SetupError, match=sentence):
+        with setup.mmcv_wheel("1.0") as finished:
+            finished()
+    assert words in capsys.readouterr().err
+    assert files(folder) == set()
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, setup.SetupError])
+def test_what_ends_the_installation_ends_the_compilers_too_and_leaves_no_wheel(compiling, tmp_path, reason):
+    started = tmp_path / "started"
+    folder = compiling(
+        f"child = subprocess.Popen(['sleep', '600'])\n(into / {KEPT!r}).touch()\n"
+        f"(into / 'pid').write_text(str(child.pid)); (into / 'pid').rename({str(started)!r})\ntime.sleep(600)\n"
+    )
+    with pytest.raises(reason):
+        with setup.mmcv_wheel("1.0"):
+            while not started.exists():
+                time.sleep(0.02)
+            raise reason
+    child = Path(f"/proc/{started.read_text()}/stat")
+    deadline = time.monotonic() + 20
+    while child.exists() and " Z " not in child.read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not child.exists() or " Z " in child.read_text()
+    assert files(folder) == set()
+
+
+def test_two_at_once_compile_once(compiling, tmp_path):
+    count = tmp_path / "count"
+    folder = compiling(f"open({str(count)!r}, 'a').write('x')\ntime.sleep(0.2)\n(into / {KEPT!r}).touch()\n")
+
+    def wheel(_):
+        with setup.mmcv_wheel("1.0") as finished:
+            return finished()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(wheel, range(2))) == [folder / KEPT] * 2
+    assert count.read_text() == "x"
+
+
+def test_all_sources_are_merged_once_each_in_an_order_that_compiles(tmp_path):
+    folder = tmp_path / "mmcv/ops/csrc/pytorch"
+    (folder / "cpu").mkdir(parents=True)
+    interfaces = ["nms", "psamask", "pybind", "roi_align"]
+    loops = ["nms", "psamask", "roi_align", "roi_align_rotated", "rotated_feature_align", "voxelization"]
+    for name in (*interfaces, *(f"cpu/{name}" for name in loops)):
+        (folder / f"{name}.cpp").write_text(f"// {name}")
+    setup.merge_sources(tmp_path)
+    assert sorted(path.name for path in folder.rglob("*.cpp")) == ["unity_a.cpp", "unity_b.cpp"]
+    first, second = (re.findall(r'"(.*)\.inc"', (folder / f"unity_{name}.cpp").read_text()) for name in "ab")
+    assert sorted(first + second) == sorted([*interfaces, *(f"cpu/{name}" for name in loops)])
+    assert "cpu/roi_align" in second
+    assert {"cpu/roi_align_rotated", "cpu/rotated_feature_align"} <= set(first), "they name their functions alike"
+    assert second[-1] == "cpu/psamask", "its macros min and max would change what follows"
+    assert all((folder / f"{name}.inc").read_text() == f"// {name}" for name in first + second)
+
+
+def test_only_the_published_source_is_unpacked(monkeypatch, tmp_path):
+    def download(*arguments):
+        wanted = Path(arguments[arguments.index("-r") + 1]).read_text()
+        assert re.fullmatch(r"mmcv-full==1\.7\.2 --hash=sha256:[0-9a-f]{64}\n", wanted)
+        assert "--require-hashes" in arguments
+        (tmp_path / "mmcv-full-1.7.2").mkdir()
+        (tmp_path / "mmcv-full-1.7.2" / "setup.py").touch()
+        shutil.make_archive(str(tmp_path / "mmcv-full-1.7.2"), "gztar", tmp_path, "mmcv-full-1.7.2")
+
+    monkeypatch.setattr(setup, "run_pip", download)
+    assert (setup.source(tmp_path) / "setup.py").is_file()
 
 
 def test_without_a_compiler_it_says_so_before_anything_is_built(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(setup.SetupError, match=r"'no-such-compiler' was not found: install g\+\+"):
-        setup.mmcv_wheel("1.0")
+        with setup.mmcv_wheel("1.0"):
+            pass
+
+
+def test_the_check_names_everything_that_is_missing_and_downloads_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(setup, "is_done", lambda: False)
+    monkeypatch.setattr(setup, "run_pip", lambda *_: pytest.fail("nothing was to be installed"))
+    monkeypatch.setattr(setup, "answers", lambda _: True)
+    monkeypatch.setattr(setup, "memory_gb", lambda: 16.0)
+    monkeypatch.setattr(setup.shutil, "disk_usage", lambda _: SimpleNamespace(free=50e9))
+    monkeypatch.setattr(setup, "no_compiler", lambda: "")
+    assert setup.main(["--check"]) == 0
+    assert "nothing is missing" in capsys.readouterr().out
+    monkeypatch.setattr(setup, "answers", lambda _: False)
+    monkeypatch.setattr(setup, "memory_gb", lambda: 0.7)
+    monkeypatch.setattr(setup.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e9))
+    monkeypatch.setattr(setup, "no_compiler", lambda: "the C++ compiler 'c++' was not found: install g++.")
+    monkeypatch.setattr(setup, "PYTHONS", ((3, 8), (3, 9)))
+    monkeypatch.setenv("PIP_INDEX_URL", "https://someone:secret@pypi.example/simple/")
+    assert setup.main(["--check"]) == 1
+    said = capsys.readouterr().out
+    for words in ("this is Python 3", "c++", "1.0 GB of disk", "0.7 GB of memory", "https://pypi.example/simple/ does"):
+        assert words in said
+    assert "secret" not in said
+
+
+def test_an_index_that_does_not_answer_is_no_error():
+    assert not setup.answers("http://127.0.0.1:9/simple/")
+    assert not setup.answers("no address")
+
+
+@pytest.mark.parametrize(
+    ("answering", "gpu", "there"), [(True, False, True), (False, False, False), (True, True, False)]
+)
+def test_the_cpu_build_of_torch_is_asked_for_only_where_it_can_be_had(monkeypatch, answering, gpu, there):
+    monkeypatch.setattr(setup, "installed", lambda _: None)
+    monkeypatch.setattr(setup, "answers", lambda _: answering)
+    monkeypatch.setattr(setup.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(setup.shutil, "which", lambda name: "/usr/bin/nvidia-smi" if gpu else None)
+    calls = []
+
+    def pip(*arguments):
+        calls.append(setup.CPU_TORCH in arguments)
+        if calls[-1]:
+            raise setup.SetupError("no such version there")
+
+    monkeypatch.setattr(setup, "pip", pip)
+    setup.install_torch("torch==2.13.0")
+    # And where that index fails after all, the usual one has its turn.
+    assert calls == ([True, False] if there else [False])
 
 
 @pytest.mark.parametrize(
@@ -91,6 +251,7 @@ def test_without_a_compiler_it_says_so_before_anything_is_built(monkeypatch, tmp
     [
         ("OSError: [Errno 28] No space left on device", "no disk space left"),
         ("NewConnectionError: Temporary failure in name resolution", "go online"),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "is not the published file"),
         ("something else", "pip failed"),
     ],
 )
@@ -120,7 +281,15 @@ def test_the_shell_part_refuses_another_python(tmp_path):
     command = ["bash", str(paths.REPO_ROOT / "scripts" / "setup.sh")]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 1
-    assert "no Python 3.11" in finished.stderr
+    assert "no Python 3.11, 3.12 or 3.13" in finished.stderr
+
+
+def test_the_shell_part_and_the_packages_accept_the_same_pythons():
+    shell = (paths.REPO_ROOT / "scripts" / "setup.sh").read_text()
+    least, below = setup.PYTHONS
+    assert f"{least} <= sys.version_info[:2] < {below}" in shell
+    assert 'requires-python = ">=3.11,<3.14"' in (paths.REPO_ROOT / "pyproject.toml").read_text()
+    assert setup.PYTHONS == ((3, 11), (3, 14))
 
 
 def test_the_shell_part_prints_the_interpreter(monkeypatch):
