@@ -1,38 +1,119 @@
-"""Checking answers to exercises, with three outcomes: right, wrong, and not answered yet.
+"""Exercises: answers checked without being shown, hints in two steps, and what this learner has solved.
 
-A student's cell holds ``answer = ...`` (Ellipsis) until it is filled in. An unanswered exercise must not stop a
-headless run; a wrong answer must be seen.
+A notebook's exercise cell holds ``answer = ...`` (Ellipsis) until it is filled in, and asks ``check("04/1", answer)``.
+What is right stands in another file, ``notebooks/answers.py``, one function an exercise, so that the cell gives nothing
+away. An unanswered exercise must not stop a headless run; a wrong answer must be seen.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-__all__ = ["WrongAnswerError", "check"]
+from helpers import artifacts, paths
+from helpers.errors import CourseError
+
+__all__ = ["Exercise", "UnknownExerciseError", "WrongAnswerError", "check", "exercise", "hint", "solved"]
+
+#: What a checker returns: True, or False, or a sentence that says why the answer is not right.
+Verdict = bool | str
+
+
+class UnknownExerciseError(CourseError):
+    """There is no exercise of that name, or it has no such hint."""
 
 
 class WrongAnswerError(AssertionError):
-    """The answer was given and is not right; the message is the exercise's hint."""
+    """The answer was given and is not right; the message says why, or where to look."""
 
 
-def check(answer: Any, is_right: Callable[[Any], bool], hint: str) -> bool:
-    """Check one answer; returns True if it is right, False if it has not been given.
+@dataclass(frozen=True)
+class Exercise:
+    """verdict: called with the answer and what the cell hands over beside it. hints: a nudge, then almost the way."""
 
-    answer: what the student wrote; ``...`` means not answered. is_right: says whether the answer holds; an exception in
-    it counts as "not right" and is shown. hint: what to look at again.
+    name: str
+    verdict: Callable[..., Verdict]
+    hints: tuple[str, str]
+
+
+def exercise(name: str, *hints: str) -> Callable[[Callable[..., Verdict]], Exercise]:
+    """Turn a function into the :class:`Exercise` of that name; there must be two hints."""
+    first, second = hints
+    return lambda verdict: Exercise(name, verdict, (first, second))
+
+
+@functools.cache
+def _answers() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("course_answers", paths.NOTEBOOKS / "answers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _find(name: str) -> Exercise:
+    every = {found.name: found for found in vars(_answers()).values() if isinstance(found, Exercise)}
+    if name not in every:
+        raise UnknownExerciseError(f"there is no exercise {name!r}", f"use one of: {', '.join(sorted(every))}")
+    return every[name]
+
+
+def check(name: str, answer: Any, *, is_solution: bool = False, **given: Any) -> None:
+    """Check one answer and say so; an answer that is right is remembered as solved by this learner.
+
+    answer: what the student wrote; ``...`` means not answered. given: what the checker needs from the notebook, by
+    name. is_solution: the course's own answer, which is checked and not remembered.
 
     Raises:
-        WrongAnswerError: the answer is given and wrong.
+        WrongAnswerError: the answer is given and wrong, of whatever type.
+        UnknownExerciseError: no such exercise.
     """
+    asked = _find(name)
     if answer is ...:
-        print("Not answered yet: replace the dots and run this cell again.")
-        return False
+        print(f"Not answered yet: replace the dots and run this cell again, or ask hint({name!r}).")
+        return
     try:
-        right = bool(is_right(answer))
+        verdict = asked.verdict(answer, **given)
     except Exception as error:
-        raise WrongAnswerError(f"{hint} (checking your answer raised {type(error).__name__}: {error})") from error
-    if not right:
-        raise WrongAnswerError(hint)
+        kind = type(answer).__name__
+        raise WrongAnswerError(f"an answer of type {kind} cannot be checked here ({error}); {asked.hints[0]}") from None
+    if verdict is not True:
+        raise WrongAnswerError(verdict if isinstance(verdict, str) and verdict else asked.hints[0])
+    if not is_solution:
+        _remember(name)
     print("Right.")
-    return True
+
+
+def hint(name: str, step: int = 1) -> None:
+    """Print the first or the second hint of an exercise. Raises :class:`UnknownExerciseError`."""
+    hints = _find(name).hints
+    if step not in (1, 2):
+        raise UnknownExerciseError(f"exercise {name} has no hint number {step!r}", "ask for 1 or 2")
+    print(hints[step - 1])
+    if step == 1:
+        print(f"(One more: hint({name!r}, 2). The cell after this one has the solution, folded.)")
+
+
+def _solved_file() -> Path:
+    return paths.build_root() / "exercises.json"
+
+
+def solved() -> tuple[str, ...]:
+    """The exercises that were answered right on this machine, in order; a damaged record counts as none."""
+    try:
+        names = json.loads(_solved_file().read_text())
+    except (OSError, ValueError):
+        return ()
+    return tuple(sorted(name for name in names if isinstance(name, str))) if isinstance(names, list) else ()
+
+
+def _remember(name: str) -> None:
+    if name not in (known := solved()):
+        artifacts.write_text(_solved_file(), json.dumps(sorted({*known, name})))

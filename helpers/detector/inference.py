@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,12 +11,17 @@ import numpy.typing as npt
 import torch
 
 from helpers.detector.detections import Detections
-from helpers.detector.preprocess import NetworkInput, prepare
+from helpers.detector.preprocess import NetworkInput, prepare, read_picture
+from helpers.errors import CourseError
 
 if TYPE_CHECKING:
     from mmdet.models.detectors import BaseDetector
 
-__all__ = ["detect", "detect_prepared"]
+__all__ = ["NothingFoundError", "detect", "detect_prepared", "first_with_objects"]
+
+
+class NothingFoundError(CourseError):
+    """The detector finds no object in any of the pictures."""
 
 
 def detect_prepared(detector: BaseDetector, prepared: NetworkInput, *, rescale: bool) -> Detections:
@@ -33,3 +40,23 @@ def detect_prepared(detector: BaseDetector, prepared: NetworkInput, *, rescale: 
 def detect(detector: BaseDetector, picture: npt.NDArray[np.uint8]) -> Detections:
     """Run the detector on one BGR picture (H, W, 3) uint8; boxes and masks in the picture's pixels."""
     return detect_prepared(detector, prepare(picture), rescale=True)
+
+
+def first_with_objects(
+    detector: BaseDetector, files: Sequence[Path], *, least_score: float = 0.5
+) -> npt.NDArray[np.uint8]:
+    """The first of the pictures (BGR) in which the detector finds an object with at least this score; says which it
+    passes over.
+
+    Raises:
+        NothingFoundError: there is none.
+        helpers.detector.preprocess.ImageError: a picture cannot be read.
+    """
+    for file in files:
+        picture = read_picture(file)
+        if len(detect_prepared(detector, prepare(picture), rescale=False).above(least_score)):
+            return picture
+        print(f"{file.name}: no object with a score of at least {least_score}, so another picture is taken")
+    raise NothingFoundError(
+        f"the detector finds nothing in {len(files)} pictures", "give a picture of something that it knows"
+    )

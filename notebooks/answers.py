@@ -1,0 +1,307 @@
+"""What is right in the exercises, apart from the notebooks so that a student's cell gives nothing away.
+
+One function an exercise, named by chapter and number. It gets the answer and what the cell hands over beside it, and
+returns True, False, or a sentence that says why the answer is not right. The first hint is a nudge, the second nearly
+the way; the notebook's solution cell is the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from helpers.exercises import Verdict, exercise
+
+# --- 00 set-up check --------------------------------------------------------------------------------------------------
+
+
+@exercise(
+    "00/1",
+    "A class whose __reduce__ returns (function, arguments) has the function called when it is unpickled.",
+    "torch.save an object of such a class to a file, then models.read_checkpoint(replace(spec, checkpoint=file, "
+    "sha256=None)) in a try block: answer with the exception.",
+)
+def refused_pickle(answer: object) -> Verdict:
+    from helpers.detector.models import CheckpointError
+
+    if not isinstance(answer, CheckpointError):
+        return f"the loader's own exception is wanted, this is a {type(answer).__name__}"
+    return "was not opened" in str(answer) or "this error is about another thing than what the pickle holds"
+
+
+@exercise(
+    "00/2",
+    "Add up numel() over parameters() and divide by a million.",
+    "sum(p.numel() for p in models.load_detector().parameters()) / 1e6",
+)
+def million_parameters(answer: float) -> Verdict:
+    from helpers.detector import models
+
+    count = sum(parameter.numel() for parameter in models.load_detector().parameters())
+    if abs(answer - count) < 1:
+        return "that is the number itself; the question asks for millions"
+    return abs(answer - count / 1e6) < 0.06
+
+
+# --- 01 architecture --------------------------------------------------------------------------------------------------
+
+
+@exercise("01/1", "Multiply the shape of each first output.", "max over walked.calls of np.prod(call.output_shapes[0])")
+def most_numbers(answer: str, *, walked: Any) -> Verdict:
+    sizes = {call.name: int(np.prod(call.output_shapes[0])) for call in walked.calls}
+    name = answer.split(" (")[0].strip()  # as the table prints it, too
+    if name not in sizes:
+        return f"no part is called {name!r}; the table has: {', '.join(sizes)}"
+    return sizes[name] == max(sizes.values())
+
+
+@exercise(
+    "01/2",
+    "The formula stands in station 3; clip holds the level between 0 and 3.",
+    "np.clip(np.floor(np.log2(np.sqrt(w * h) / 56 + 1e-6)), 0, 3).astype(int), with w and h from the columns",
+)
+def level_of_box(answer: Callable[[np.ndarray[Any, Any]], Any]) -> Verdict:
+    from helpers.detector.architecture import roi_levels
+
+    random = np.random.default_rng(1)
+    corner, size = random.uniform(0, 800, (2000, 2)), np.exp(random.uniform(0, 7, (2000, 2)))
+    boxes = np.concatenate([corner, corner + size], axis=1).astype(np.float32)
+    edges = np.array([[0, 0, side, side] for side in (56, 112, 224, 448, 896, 1)], np.float32)
+    wanted = roi_levels(np.concatenate([boxes, edges]))
+    got = np.asarray(answer(np.concatenate([boxes, edges])))
+    if got.shape != wanted.shape:
+        return f"for 2006 boxes 2006 levels are wanted, got the shape {got.shape}"
+    # On an edge the 1e-6 of mmdet's formula and float32 decide; a box or two may differ.
+    wrong = int(np.count_nonzero(got != wanted))
+    return wrong <= 3 or f"{wrong} of 2006 boxes are on another level than mmdet's"
+
+
+@exercise(
+    "01/3",
+    "Apply architecture.roi_levels to the detections and to their nearest proposals.",
+    "np.count_nonzero(roi_levels(found.boxes) != roi_levels(walked.proposals[nearest, :4]))",
+)
+def levels_moved(answer: int, *, walked: Any, nearest: Any) -> Verdict:
+    from helpers.detector.architecture import roi_levels
+
+    return answer == (roi_levels(walked.found.boxes) != roi_levels(walked.proposals[nearest, :4])).sum()
+
+
+# --- 02 inference -----------------------------------------------------------------------------------------------------
+
+
+@exercise("02/1", "Try first.above(threshold) with a higher threshold.", "Sort the scores: what is the 30th?")
+def fewer_than_thirty(answer: float, *, first: Any) -> Verdict:
+    if not answer < 1:
+        return "a threshold below 1 is asked for"
+    return len(first.above(answer)) < 30 or f"{len(first.above(answer))} detections have at least that score"
+
+
+@exercise("02/2", "Which side touches first?", "500 times the smaller of 800 / 375 and 1216 / 500, rounded")
+def width_in_input(answer: int) -> Verdict:
+    from helpers.detector.preprocess import fit_scale
+
+    return answer == fit_scale((375, 500), (800, 1216))[1]
+
+
+# --- 03 static export -------------------------------------------------------------------------------------------------
+
+
+@exercise("03/1", "Look at every line of the origin, not the innermost only.", "any('_do_paste_mask' in line ...)")
+def pasting_nodes(answer: int, *, graph: onnx.ModelProto) -> Verdict:
+    from helpers.graph.origins import origin
+
+    return answer == sum(any("_do_paste_mask" in line for line in origin(n).lines) for n in graph.graph.node)
+
+
+@exercise(
+    "03/2",
+    "Scores are the fifth column: Gather or Slice them, compare with a constant, cast to int64 and sum over the rows.",
+    "Slice(dets, [4], [5], [2]) -> GreaterOrEqual(0.05) -> Cast(int64) -> ReduceSum over axes 1 and 2 without "
+    "keeping them; append the nodes and an output `count` of shape [1] to a copy of the graph.",
+)
+def count_output(answer: onnx.ModelProto) -> Verdict:
+    from helpers.graph.cut import extract
+    from helpers.graph.onnx_runtime import open_session
+
+    if "count" not in [value.name for value in answer.graph.output]:
+        return "the graph has no output named 'count'"
+    random = np.random.default_rng(3)
+    for kept in (0, 1, 37, 100):
+        scores = np.where(np.arange(100) < kept, random.uniform(0.06, 1, 100), random.uniform(0, 0.04, 100))
+        dets = np.concatenate([random.uniform(0, 800, (100, 4)), random.permutation(scores)[:, None]], axis=1)
+        given = {"dets": dets[None].astype(np.float32)}
+        part = extract(answer, ["count"], given)
+        if [value.name for value in part.graph.input] != ["dets"]:
+            return "the count must come from the output `dets` alone"
+        got = open_session(part).run(["count"], given)[0]
+        if got.dtype != np.int64 or got.size != 1:
+            return f"one int64 number is wanted, got {got.dtype} of shape {got.shape}"
+        if int(got.ravel()[0]) != kept:
+            return f"for {kept} rows with a score of at least 0.05 the graph counts {int(got.ravel()[0])}"
+    return True
+
+
+# --- 04 NMS level fix -------------------------------------------------------------------------------------------------
+
+
+@exercise(
+    "04/1",
+    "Boxes are clipped to the picture, and the offset is added to x and to y.",
+    "Two boxes overlap only if they overlap in both directions: the shorter side decides.",
+)
+def least_distance(answer: float) -> Verdict:
+    if 1216 <= answer <= 1218:
+        return "that is enough, but less will do: the offset is added to x and to y, and one direction is enough"
+    return 800 <= answer <= 801
+
+
+@exercise(
+    "04/2",
+    "Copy the correct graph, change one initializer (or an attribute), and search the copy with recordings=.",
+    "planted.CopyFrom(correct); pick a node with weights, replace its initializer's values; then "
+    "search(detector, planted, inputs[name], drop_padding=True, recordings=third.recordings)",
+)
+def planted_and_found(answer: tuple[onnx.ModelProto, Any], *, correct: onnx.ModelProto) -> Verdict:
+    planted, report = answer
+    before = {tensor.name: tensor.SerializeToString() for tensor in correct.graph.initializer}
+    changed = {t.name for t in planted.graph.initializer if before.get(t.name) != t.SerializeToString()}
+    old = {node.name: node.SerializeToString() for node in correct.graph.node}
+    own = {node.name for node in planted.graph.node if old.get(node.name) != node.SerializeToString()}
+    own |= {node.name for node in planted.graph.node if changed.intersection(node.input)}
+    if not own:
+        return "the planted graph is the correct one: change something in it"
+    if report.found is None:
+        return "the search found nothing: the change does not reach the detections; plant a larger one"
+    return report.found.node in own or f"the search names {report.found.node}, and you changed {', '.join(sorted(own))}"
+
+
+# --- 05 plugins -------------------------------------------------------------------------------------------------------
+
+
+@exercise("05/1", "Points along x times points along y.", "ceil(200 / 4 / 7) * ceil(120 / 4 / 7)")
+def sampling_points(answer: int) -> Verdict:
+    return answer == int(np.ceil(200 / 4 / 7)) * int(np.ceil(120 / 4 / 7))
+
+
+@exercise("05/2", "-1 is the outer edge of pixel 0, and 2/28 is the width of a pixel.", "half a pixel in from -1")
+def centre_of_pixel(answer: float) -> Verdict:
+    from helpers.operators.library import grid_sampler
+
+    ramp = np.arange(28, dtype=np.float32).reshape(1, 1, 1, 28)
+    read = grid_sampler(ramp + 1, np.array([[[[answer, 0]]]], np.float32))[0, 0, 0, 0]
+    if answer <= -1:
+        return "-1 is the edge of the row, not the centre of its first pixel"
+    return abs(read - 1) < 0.02 or f"that point reads {read - 1:.2f}, not pixel 0"
+
+
+@exercise(
+    "05/3",
+    "As the bin by hand above, for every bin, with max in the place of mean.",
+    "Two loops over rows and columns of bins; in each the points of np.arange(count) + 0.5, read by bilinear().",
+)
+def roi_align_max(answer: Callable[..., Any]) -> Verdict:
+    from helpers.operators.library import roi_align
+
+    random = np.random.default_rng(5)
+    for bins in (2, 7):
+        feature = random.normal(size=(40, 50))
+        x1, y1 = random.uniform(4, 15, 2)
+        box = np.array([x1, y1, x1 + random.uniform(9, 25), y1 + random.uniform(9, 18)])
+        wanted = roi_align(feature[None, None], np.array([[0, *box]]), (bins, bins), 1.0, mode="max")[0, 0]
+        got = np.asarray(answer(feature, box, bins))
+        if got.shape != wanted.shape:
+            return f"for {bins} bins an array of {wanted.shape} is wanted, got {got.shape}"
+        if np.abs(got - wanted).max() > 1e-6:
+            return (
+                f"with {bins} x {bins} bins the largest difference to the library is {np.abs(got - wanted).max():.3g}"
+            )
+    return True
+
+
+# --- 06 dynamic batch -------------------------------------------------------------------------------------------------
+
+
+@exercise("06/1", "tmp is y[..., 0:2] * 2 - 0.5, and it comes second.", "[30, 40, ?, ?]")
+def columns_swapped(answer: Sequence[float]) -> Verdict:
+    return [float(value) for value in answer] == [30, 40, 19.5, 39.5]
+
+
+@exercise("06/2", "Pictures x masks x height x width x 4 bytes.", "8 * 100 * 800 * 1216 * 4 bytes, in MB or MiB")
+def mask_megabytes(answer: float) -> Verdict:
+    size = 8 * 100 * 800 * 1216 * 4
+    return min(abs(answer - size / 1e6), abs(answer - size / 2**20)) < 10
+
+
+@exercise(
+    "06/3",
+    "The check follows data through Reshape, Expand, Tile and Slice. What else can hold a number that is a batch?",
+    "An index range made from int(x.shape[0]) and read with index_select: a Gather with a constant of three indices.",
+)
+def frozen_unseen(answer: Any) -> Verdict:
+    from dataclasses import replace
+
+    import torch
+
+    from helpers.export.rules import TRACED, outcome, rule
+    from helpers.graph.frozen_batch import frozen_batches
+
+    if not isinstance(answer, torch.nn.Module):
+        return f"a torch.nn.Module is asked for, this is a {type(answer).__name__}"
+    found = outcome(rule(3), replace(rule(3).before, function=answer))
+    if found.graph is None:
+        return f"the export fails: {found.error}"
+    if seen := frozen_batches(found.graph):
+        return f"the check finds it: {seen[0]}"
+    return found.good_batches == (TRACED,) or f"it is right for the batches {list(found.good_batches)}, not for 3 alone"
+
+
+# --- 07 half precision ------------------------------------------------------------------------------------------------
+
+
+@exercise(
+    "07/1", "The last class number k has k * 1216 + 1 < 65520; the classes are 0 to k.", "(65520 - 2) // 1216 + 1"
+)
+def most_classes(answer: int) -> Verdict:
+    if answer == 53:
+        return "53 is the number of the last class; how many classes are there from 0 to 53?"
+    return answer == 54
+
+
+@exercise("07/2", "300 * 300 is beyond the end, and infinity times what is NaN?", "Mul(x, x), then Mul by a constant 0")
+def overflow_without_sub(answer: onnx.ModelProto) -> Verdict:
+    from helpers.half_precision.simulation import hunt
+
+    if any(node.op_type == "Sub" for node in answer.graph.node):
+        return "there is a Sub in it"
+    if not all(node.name for node in answer.graph.node):
+        return "a node has no name, and the hunt could not tell which"
+    feeds = {"x": np.array([300, 1], np.float32)}
+    if hunt(answer, feeds, form=None).suspects:
+        return "it is not finite in FP32 either"
+    return hunt(answer, feeds).first_nan is not None or "no NaN comes out in half precision"
+
+
+@exercise(
+    "07/3",
+    "The quiet infinities were listed above.",
+    "The nodes of the table whose line is in map_roi_levels: their product is what overflows.",
+)
+def finite_levels(answer: Collection[str], *, plain: onnx.ModelProto, plan: Any, picture: Any) -> Verdict:
+    from helpers.graph.detect import feeds
+    from helpers.graph.origins import origin
+    from helpers.half_precision.simulation import hunt
+
+    def in_levels(where: Any) -> bool:
+        return any("map_roi_levels" in line for line in where.lines[:1])
+
+    nodes = {node.name: node for node in plain.graph.node}
+    if strangers := [name for name in answer if name not in nodes or not in_levels(origin(nodes[name]))]:
+        return f"{strangers[0]!r} is no node of map_roi_levels"
+    if len(set(answer)) > 8:
+        return "fewer will do: which of them overflow, and which only read what overflowed?"
+    left = [s for s in hunt(plain, feeds([picture]), keep=[*plan.names, *answer]).suspects if in_levels(s.where)]
+    return not left or f"{left[0].node} is still infinite"
