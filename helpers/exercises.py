@@ -84,8 +84,9 @@ def check(name: str, answer: Any, *, is_solution: bool = False, **given: Any) ->
     except Exception as error:
         kind = type(answer).__name__
         raise WrongAnswerError(f"an answer of type {kind} cannot be checked here ({error}); {asked.hints[0]}") from None
-    if verdict is not True:
-        raise WrongAnswerError(verdict if isinstance(verdict, str) and verdict else asked.hints[0])
+    # A sentence says what is wrong; anything else counts as numpy's booleans do.
+    if isinstance(verdict, str) or not verdict:
+        raise WrongAnswerError(verdict if isinstance(verdict, str) else asked.hints[0])
     if not is_solution:
         _remember(name)
     print("Right.")
