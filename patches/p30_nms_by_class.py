@@ -48,10 +48,14 @@ def nms_by_class(
 PATCH = Patch(
     __name__,
     summary="The box head's NMS keeps classes apart by its batch axis instead of by an offset in pixels.",
-    symptom="in half precision the boxes of every class from number 54 on are infinite, and dets comes out as NaN",
+    symptom=(
+        "in half precision the boxes of every class from number 54 on are infinite, those of class 53 that reach 1072 "
+        "px too, and dets comes out as NaN"
+    ),
     cause=(
         "mmdet adds class number * longest side + 1 to the boxes so that those of different classes do not overlap: 79 "
-        "* 1216 + 1 = 96065 in the last class, beyond half precision's 65504. Far below that it already rounds: "
+        "* 1216 + 1 = 96065 in the last class, beyond half precision's 65504; from 65520 on a sum becomes infinite, as "
+        "1072 and class 53's offset, rounded to 64448, do. Far below that it already rounds: "
         "between 32768 and 65504 half precision has a step of 32 px."
     ),
     replacements=[

@@ -25,6 +25,7 @@ __all__ = [
     "extract",
     "give_back_memory",
     "run_graph",
+    "run_part",
     "visit_tensors",
 ]
 
@@ -94,7 +95,7 @@ def check_feeds(model: onnx.ModelProto | GraphIndex, feeds: Mapping[str, Array])
     for name, value in GraphIndex.of(model).inputs.items():
         kind = value.type.tensor_type
         shape = [dim.dim_value for dim in kind.shape.dim] if kind.HasField("shape") else None
-        wanted[name] = (onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type), shape)
+        wanted[name] = (onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else None, shape)
     return checked_feeds("the graph", wanted, feeds)
 
 
@@ -108,11 +109,18 @@ def run_graph(
         helpers.graph.runner.RunnerError: ONNX Runtime refuses the part, or stops in it.
     """
     index = GraphIndex.of(model)
-    part = extract(index, outputs)
-    inputs = check_feeds(index, feeds)
-    needed = {value.name for value in part.graph.input}  # none, for constants
+    return run_part(extract(index, outputs), check_feeds(index, feeds))
+
+
+def run_part(part: onnx.ModelProto, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """All outputs of a part of a graph, from what it takes of ``arrays``, without ONNX Runtime's optimisations.
+
+    Raises:
+        helpers.graph.runner.RunnerError: ONNX Runtime refuses the part, or stops in it.
+    """
     session = open_session(part, optimise=False)
-    return run_session(session, outputs, {name: array for name, array in inputs.items() if name in needed})
+    taken = {value.name: arrays[value.name] for value in session.get_inputs()}
+    return run_session(session, [output.name for output in part.graph.output], taken)
 
 
 def visit_tensors(
@@ -144,14 +152,11 @@ def visit_tensors(
                 total += sum(sizes.get(name, 0) for name in nodes[stop].output)
                 stop += 1
             names = [name for node in nodes[start:stop] for name in node.output if name]
-            part = extract(index, names, alive)
-            wanted = {value.name for value in part.graph.input}
-            session = open_session(part, optimise=False)
-            results = run_session(session, names, {name: alive[name] for name in wanted})
+            results = run_part(extract(index, names, alive), alive)
             for name, array in results.items():
                 visit(name, array)
             alive |= results
-            del results, session
+            del results
             alive = {name: array for name, array in alive.items() if last_use.get(name, -1) >= stop}
             give_back_memory()
             progress.update(stop - start)

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
 
 from helpers.errors import CourseError
+from helpers.graph.index import GraphIndex
 from helpers.graph.origins import Origin, origin
 
 __all__ = ["BatchCheckError", "FrozenBatch", "frozen_batches", "require_free_batch"]
@@ -44,53 +43,44 @@ def frozen_batches(model: onnx.ModelProto, traced_batch: int | None = None) -> l
     dimension too). ``traced_batch`` keeps those with this value only. Reshape and Expand: first entry of the shape.
     Tile: first repeat. Slice: end on axis 0. A shape put together by Concat counts by its first part. What is computed
     beside the data, such as an index range as long as the traced batch, cannot be told from any other constant: for
-    that, compare a batch with its pictures one by one.
+    that, compare a batch with its pictures one by one. Bodies of If, Loop and Scan are not looked into.
 
     Raises:
         BatchCheckError: the graph has no input.
     """
-    constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    inputs = {item.name for item in model.graph.input} - set(constants)
-    if not inputs:
+    index = GraphIndex(model)
+    if not index.inputs:
         raise BatchCheckError("the graph has no input whose batch could be followed", "check a whole exported graph")
-    carries = set(inputs)
-    producers = {name: node for node in model.graph.node for name in node.output}
+    carries = set(index.inputs)
     found = []
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    for node in index.nodes:
         # A tensor's shape is not its data.
-        if node.op_type in ("Shape", "Size") or not carries.intersection(node.input):
+        if node.op_type in ("Shape", "Size") or not carries.intersection(index.reads(node)):
             continue
         carries.update(node.output)
         if node.op_type not in ("Reshape", "Expand", "Tile", "Slice") or node.input[0] not in carries:
             continue
-        for value in _batch_values(node, constants, producers):
+        for value in _batch_values(node, index):
             if value > 1 and (traced_batch is None or value == traced_batch):
                 found.append(FrozenBatch(node.name, node.op_type, value, origin(node)))
     return found
 
 
-def _batch_values(
-    node: onnx.NodeProto, constants: dict[str, npt.NDArray[np.generic]], producers: dict[str, onnx.NodeProto]
-) -> Iterator[int]:
+def _batch_values(node: onnx.NodeProto, index: GraphIndex) -> Iterator[int]:
     if node.op_type == "Slice":
-        if len(node.input) < 3 or node.input[2] not in constants:
-            return
-        ends = constants[node.input[2]].ravel().tolist()
-        named = node.input[3] if len(node.input) > 3 else ""
-        axes = constants[named].ravel().tolist() if named in constants else list(range(len(ends)))
-        # "To the end" is written as the largest integer.
-        yield from (
-            int(end) for axis, end in zip(axes, ends, strict=True) if axis == 0 and end < np.iinfo(np.int32).max
-        )
+        ends = index.constant(node.input[2]) if len(node.input) > 2 else None
+        axes = index.constant(node.input[3]) if len(node.input) > 3 else None
+        if ends is not None:
+            # "To the end" is written as the largest integer.
+            places = range(ends.size) if axes is None else axes.ravel().tolist()
+            pairs = zip(places, ends.ravel().tolist(), strict=True)
+            yield from (int(end) for axis, end in pairs if axis == 0 and end < np.iinfo(np.int32).max)
         return
     shape = node.input[1]
-    maker = producers.get(shape)
-    if shape not in constants and maker is not None and maker.op_type == "Concat":
-        shape = maker.input[0]
-    if shape in constants and constants[shape].size:
-        yield int(constants[shape].ravel()[0])
+    joined = index.made_by(shape, "Concat")
+    value = index.constant(shape if joined is None else joined.input[0])
+    if value is not None and value.size:
+        yield int(value.ravel()[0])
 
 
 def require_free_batch(model: onnx.ModelProto, traced_batch: int) -> None:

@@ -11,18 +11,27 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-__all__ = ["GraphIndex", "body_inputs"]
+__all__ = ["GraphIndex", "bodies", "body_inputs"]
+
+
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs inside an If, Loop or Scan; none of any other node."""
+    return [
+        body
+        for attribute in node.attribute
+        if attribute.type in (attribute.GRAPH, attribute.GRAPHS)
+        for body in ([attribute.g] if attribute.type == attribute.GRAPH else attribute.graphs)
+    ]
 
 
 def body_inputs(node: onnx.NodeProto) -> Iterator[str]:
     """Names that the bodies of an If, Loop or Scan read from outside of them, at any depth."""
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs):
-            own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-            for inner in body.node:
-                yield from (name for name in (*inner.input, *body_inputs(inner)) if name and name not in own)
-                own.update(inner.output)
-            yield from (value.name for value in body.output if value.name and value.name not in own)
+    for body in bodies(node):
+        own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+        for inner in body.node:
+            yield from (name for name in (*inner.input, *body_inputs(inner)) if name and name not in own)
+            own.update(inner.output)
+        yield from (value.name for value in body.output if value.name and value.name not in own)
 
 
 class GraphIndex:
@@ -70,8 +79,7 @@ class GraphIndex:
         """All tensors that do not depend on the graph's inputs. What an If or a Loop makes counts as dependent."""
         known = set(self.initializers)
         for node in self.nodes:
-            has_body = any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
-            if not has_body and set(self.reads(node)) <= known:
+            if not bodies(node) and set(self.reads(node)) <= known:
                 known.update(name for name in node.output if name)
         return frozenset(known)
 

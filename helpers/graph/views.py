@@ -36,6 +36,7 @@ import websocket
 
 from helpers import artifacts, paths
 from helpers.errors import CourseError
+from helpers.graph.index import GraphIndex
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,29 +107,35 @@ def place(model: onnx.ModelProto, centre: Callable[[onnx.NodeProto], bool], hops
     Raises:
         PlaceError: ``centre`` holds for no node.
     """
-    nodes = list(model.graph.node)
-    chosen = {i for i, node in enumerate(nodes) if centre(node)}
+    index = GraphIndex(model)
+    chosen = [node for node in index.nodes if centre(node)]
     if not chosen:
         raise PlaceError("the graph has no node of that description", "look at the node names of the graph")
-    maker = {name: i for i, node in enumerate(nodes) for name in node.output}
-    readers: dict[str, list[int]] = {}
-    for i, node in enumerate(nodes):
-        for name in node.input:
-            readers.setdefault(name, []).append(i)
     for _ in range(hops):
-        near = {maker[name] for i in chosen for name in nodes[i].input if name in maker}
-        near |= {j for i in chosen for name in nodes[i].output for j in readers.get(name, [])}
-        chosen |= near
+        made, read = _made(chosen), _read(chosen)
+        near = made | read
+        chosen = [node for node in index.nodes if near.intersection(node.output) or made & {*index.reads(node)}]
+    made, read = _made(chosen), _read(chosen)
+    leaving = [n for node in chosen for n in node.output if n and not _all_within(index.readers(n), made)]
     part = onnx.ModelProto(ir_version=model.ir_version)
     part.opset_import.extend(model.opset_import)
     part.graph.name = "place"
-    part.graph.node.extend(nodes[i] for i in sorted(chosen))
-    made = {name for i in chosen for name in nodes[i].output}
-    read = {name for i in chosen for name in nodes[i].input if name}
-    leaving = [n for i in sorted(chosen) for n in nodes[i].output if n and set(readers.get(n, [0])) - chosen]
+    part.graph.node.extend(chosen)
     part.graph.input.extend(onnx.ValueInfoProto(name=name) for name in sorted(read - made))
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in leaving)
     return part
+
+
+def _made(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    return {name for node in nodes for name in node.output if name}
+
+
+def _read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    return {name for node in nodes for name in GraphIndex.reads(node)}
+
+
+def _all_within(readers: Sequence[onnx.NodeProto], made: set[str]) -> bool:
+    return bool(readers) and all(made.intersection(reader.output) for reader in readers)
 
 
 def structure_hash(model: onnx.ModelProto) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from helpers.graph.index import GraphIndex
 from helpers.half_precision.search import Outcome
 from helpers.half_precision.simulation import float_tensors
 
@@ -49,27 +50,23 @@ def with_data_movement(model: onnx.ModelProto, keep: Collection[str]) -> list[st
     least. A Cast from integers joins where all that read it are kept: it is written as a Cast to float32. A runtime
     that chooses precisions itself (TensorRT up to 10, without strong typing) has no reason to round at either.
     """
-    floats = float_tensors(model)
-    constant = {tensor.name for tensor in model.graph.initializer}
-    constant |= {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
+    floats, index = float_tensors(model), GraphIndex(model)
+    # A float result is no initializer.
+    computed = {name for name in floats if index.producer[name].op_type != "Constant"}
     inside: set[str] = set()
     names = set(keep)
-    for node in model.graph.node:
-        read = [name for name in node.input if name in floats and name not in constant]
+    for node in index.nodes:
+        read = computed.intersection(node.input)
         if node.op_type in DATA_MOVEMENT and read and inside.issuperset(read) and floats.intersection(node.output):
             names.add(node.name)
         if node.name in names:
             inside.update(node.output)
-    readers: dict[str, list[str]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node.name)
-    for node in model.graph.node:
+    for node in index.nodes:
         if node.op_type == "Cast" and node.input[0] not in floats and node.output[0] in floats:
-            used = readers.get(node.output[0], [])
-            if used and names.issuperset(used):
+            used = {reader.name for reader in index.readers(node.output[0])}
+            if used and names >= used:
                 names.add(node.name)
-    return [node.name for node in model.graph.node if node.name in names]
+    return [node.name for node in index.nodes if node.name in names]
 
 
 @dataclass(frozen=True)

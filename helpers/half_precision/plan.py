@@ -14,7 +14,6 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +22,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 
 from helpers import artifacts
 from helpers.errors import CourseError
+from helpers.graph.index import GraphIndex
 from helpers.half_precision.rules import FP32_ONLY
 from helpers.half_precision.simulation import float_tensors, require_nodes
 
@@ -116,9 +116,13 @@ def block_lists(model: onnx.ModelProto, plan: Plan) -> dict[str, list[str]]:
         helpers.half_precision.simulation.HalfPrecisionError: the plan names a node that is not in the graph.
     """
     require_nodes(model, plan.names)
-    foreign = {node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}
-    read = {name for node in model.graph.node if node.name in plan.names for name in node.input}
-    constants = [n.name for n in model.graph.node if n.op_type == "Constant" and n.output[0] in read]
+    index, kept = GraphIndex(model), set(plan.names)
+    foreign = {node.op_type for node in index.nodes if node.domain not in ("", "ai.onnx")}
+    constants = [
+        node.name
+        for node in index.nodes
+        if node.op_type == "Constant" and any(reader.name in kept for reader in index.readers(node.output[0]))
+    ]
     return {"node_block_list": [*plan.names, *constants], "op_block_list": sorted({*FP32_ONLY, "Resize", *foreign})}
 
 
@@ -147,11 +151,11 @@ def join_islands(model: onnx.ModelProto) -> onnx.ModelProto:
         node.input[:] = [source[name] if source.get(name) in single else name for name in node.input]
     outputs = {value.name for value in result.graph.output}
     # From the end: a Cast that only a dead Cast reads is dead too.
-    read = set(outputs) | {name for node in result.graph.node if node.op_type != "Cast" for name in node.input}
+    read = set(outputs)
     kept = []
     for node in reversed(result.graph.node):
         if node.op_type != "Cast" or node.output[0] in read:
-            read.update(node.input)
+            read.update(GraphIndex.reads(node))
             kept.append(node)
     del result.graph.node[:]
     result.graph.node.extend(reversed(kept))
@@ -181,26 +185,21 @@ def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.Mod
     """
     require_nodes(model, keep)
     floats = float_tensors(model)
-    kept_names = set(keep)
+    index, kept_names, outputs = GraphIndex(model), set(keep), {value.name for value in model.graph.output}
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
     del result.graph.value_info[:]
     del result.graph.initializer[:]
-    weights = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
-    outputs = {value.name for value in model.graph.output}
-    nodes = []
-    for node in model.graph.node:
-        # A constant is a weight: its readers take it in their own precision.
-        value = _constant(node) if not outputs.intersection(node.output) else None
-        if value is None:
-            nodes.append(node)
-        else:
-            weights[node.output[0]] = value
-    result.graph.initializer.extend(t for t in model.graph.initializer if t.data_type != TensorProto.FLOAT)
-    outside = {v.name for v in model.graph.input if v.type.tensor_type.elem_type == TensorProto.FLOAT} - set(weights)
+    weights = {name for name, tensor in index.initializers.items() if tensor.data_type == TensorProto.FLOAT}
+    result.graph.initializer.extend(tensor for name, tensor in index.initializers.items() if name not in weights)
+    # A constant is a weight: its readers take it in their own precision.
+    constants = {
+        n for n in floats - outputs if index.producer[n].op_type == "Constant" and index.constant(n) is not None
+    }
+    weights |= constants
     # Name of each float tensor in either precision, as far as it exists.
-    single = {name: name for name in outside}
+    single = {n: n for n, value in index.inputs.items() if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     half: dict[str, str] = {}
 
     def read(name: str, want_half: bool) -> str:
@@ -209,7 +208,8 @@ def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.Mod
             return have.get(name, name)
         have[name] = f"{name}{suffix}"
         if name in weights:
-            exact = numpy_helper.to_array(weights[name])
+            exact = index.constant(name)
+            assert exact is not None
             with np.errstate(over="ignore"):
                 stored = exact.astype(np.float16) if want_half else exact
             result.graph.initializer.append(numpy_helper.from_array(stored, have[name]))
@@ -220,7 +220,9 @@ def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.Mod
             )
         return have[name]
 
-    for node in nodes:
+    for node in index.nodes:
+        if constants.intersection(node.output):
+            continue
         foreign = node.domain not in ("", "ai.onnx")
         is_kept = node.name in kept_names or node.op_type in FP32_ONLY or foreign
         copy = onnx.NodeProto()
@@ -256,19 +258,6 @@ def _make_half(node: onnx.NodeProto) -> None:
                 attribute.t.CopyFrom(_half_tensor(attribute.t))
         elif attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
             attribute.i = TensorProto.FLOAT16
-
-
-def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The float32 tensor of a Constant node."""
-    if node.op_type != "Constant":
-        return None
-    attribute = node.attribute[0]
-    if attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT:
-        return attribute.t
-    if attribute.name in ("value_float", "value_floats"):
-        value: Any = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-        return numpy_helper.from_array(np.array(value, np.float32))
-    return None
 
 
 def _half_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:

@@ -22,9 +22,11 @@ from matplotlib.collections import LineCollection
 from onnx import numpy_helper
 
 from helpers.errors import CourseError
-from helpers.graph.cut import constants, extract, visit_tensors
-from helpers.graph.onnx_runtime import open_session, run_session
+from helpers.graph.cut import extract, run_part, visit_tensors
+from helpers.graph.index import GraphIndex
 from helpers.graph.origins import Origin, origin
+from helpers.half_precision.rules import LARGEST, SMALLEST_NORMAL, SMALLEST_SUBNORMAL
+from helpers.half_precision.simulation import require_no_bodies
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,10 +45,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-#: Half precision's largest finite, smallest normal and smallest subnormal number (IEEE 754-2008, binary16).
-LARGEST = 65504.0
-SMALLEST_NORMAL = 2.0**-14
-SMALLEST_SUBNORMAL = 2.0**-24
 # Elements looked at in one go: half a megabyte stays in the processor's cache between the steps.
 _BLOCK = 1 << 17
 # Of the drawing, in points: the size of its names, about the width of one letter, and the height of a line.
@@ -258,11 +256,11 @@ def range_report(model: onnx.ModelProto, pictures: Iterable[Mapping[str, Array]]
 
     Each of ``pictures`` holds the graph's inputs by name; a dynamic graph may be given other shapes each time. Any
     ONNX graph of tensors will do; nodes of :func:`helpers.export.exporter.export_onnx` also tell where they come from.
-    Tensors inside the bodies of If, Loop and Scan are not looked at. Memory: see
-    :func:`helpers.graph.cut.visit_tensors`.
+    Memory: see :func:`helpers.graph.cut.visit_tensors`.
 
     Raises:
         RangeError: no pictures, no float tensors, or a node whose results have no names.
+        helpers.half_precision.simulation.HalfPrecisionError: an If, Loop or Scan computes with float32 inside.
         helpers.graph.runner.GraphInputError: an input is missing, or has another type or shape.
         helpers.graph.runner.RunnerError: ONNX Runtime refuses the graph, or stops in it.
     """
@@ -272,56 +270,49 @@ def range_report(model: onnx.ModelProto, pictures: Iterable[Mapping[str, Array]]
                 f"the result of node {position} ({node.name or node.op_type}) has no name",
                 "export the graph with named tensors",
             )
-    reader: dict[str, onnx.NodeProto] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            reader.setdefault(name, node)
-    producer = {name: node for node in model.graph.node for name in node.output if name}
-    fixed = constants(model)
+    require_no_bodies(model)
+    index = GraphIndex(model)
+    fixed = index.fixed
     rows: dict[str, TensorRange] = {}
 
     def add(name: str, array: Array) -> None:
         if not np.issubdtype(array.dtype, np.floating):
             return
-        node = producer.get(name) or reader.get(name) or onnx.NodeProto()
-        operator = node.op_type if name in producer else "initializer" if name in fixed else "input"
+        node = index.producer.get(name) or next(iter(index.readers(name)), onnx.NodeProto())
+        operator = node.op_type if name in index.producer else "initializer" if name in fixed else "input"
         row = TensorRange(name, node.name, operator, origin(node), name in fixed, **measure(array))
         rows[name] = rows[name].merged(row) if name in rows else row
 
     count = 0
     for feeds in pictures:
         count += 1
-        visit_tensors(model, feeds, add)
-        for value in model.graph.input:
-            if value.name in feeds and value.name not in fixed:
-                add(value.name, feeds[value.name])
+        visit_tensors(index, feeds, add)
+        for name in index.inputs:
+            add(name, feeds[name])
     if not count:
         raise RangeError("there is no picture to run the graph on", "give at least one mapping of inputs")
-    _add_constants(model, fixed, add)
+    _add_constants(index, add)
     if not rows:
         raise RangeError("the graph has no float tensors", "give a graph that computes in floating point")
-    return RangeReport(tuple(rows[name] for name in _graph_order(model, fixed) if name in rows), count)
+    return RangeReport(tuple(rows[name] for name in _graph_order(index) if name in rows), count)
 
 
-def _add_constants(model: onnx.ModelProto, fixed: set[str], add: Callable[[str, Array], None]) -> None:
-    read = {name for node in model.graph.node for name in node.input}
-    for tensor in model.graph.initializer:
-        if tensor.name in read:
-            add(tensor.name, numpy_helper.to_array(tensor))
-    made = [name for node in model.graph.node for name in node.output if name and name in fixed]
+def _add_constants(index: GraphIndex, add: Callable[[str, Array], None]) -> None:
+    for name, tensor in index.initializers.items():
+        if index.readers(name):
+            add(name, numpy_helper.to_array(tensor))
+    made = [name for name in index.producer if name in index.fixed]
     if made:
-        session = open_session(extract(model, made), optimise=False)
-        for name, array in run_session(session, made, {}).items():
+        for name, array in run_part(extract(index, made), {}).items():
             add(name, array)
 
 
-def _graph_order(model: onnx.ModelProto, fixed: set[str]) -> list[str]:
+def _graph_order(index: GraphIndex) -> list[str]:
     """Tensor names: the inputs, then the constants that each node reads and what it makes; each name once."""
-    read = {name for node in model.graph.node for name in node.input}
-    names = [value.name for value in model.graph.input if value.name not in fixed]
-    for node in model.graph.node:
-        names += [name for name in node.input if name in fixed]
-        names += [name for name in node.output if name not in fixed or name not in read]
+    names = list(index.inputs)
+    for node in index.nodes:
+        names += [name for name in index.reads(node) if name in index.fixed]
+        names += [name for name in node.output if name not in index.fixed or not index.readers(name)]
     return list(dict.fromkeys(names))
 
 

@@ -1,11 +1,12 @@
-"""Which nodes of a graph must stay in FP32 for its half-precision run to be right: found by trials, as few as it goes.
+"""Nodes of a graph that stay in FP32 so that its half-precision run is right: found by trials, none of them idle.
 
 The trials run the simulation of :mod:`helpers.half_precision.simulation` on any CPU. :func:`minimal_set` is delta
 debugging (Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002) turned round: instead of a
 smallest input that still fails it looks for a smallest set of FP32 nodes that still passes. Of their two kinds of tries
 it makes one, the set without a part of it: a part alone hardly ever passes, because the nodes on the way of one large
-number are needed together. The result is 1-minimal, and proven so: every node was left out alone, and each time the
-test failed. A smaller set of quite other nodes may exist.
+number are needed together. The result is 1-minimal among the candidates, and proven so: every node was left out alone,
+and each time the test failed. That is all: a smaller set of other nodes may pass, of the candidates or beside them, and
+so may the set without two of its nodes. :func:`indispensable` tells more, for a trial a node.
 
 :func:`find_plan` does the whole search for one graph; the parts work with any test of one's own.
 """
@@ -14,20 +15,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 from tqdm import tqdm
 
 from helpers import artifacts
 from helpers.errors import CourseError
-from helpers.graph.cut import extract
-from helpers.graph.onnx_runtime import open_session
+from helpers.graph.cut import check_feeds, extract, run_part
+from helpers.graph.index import GraphIndex
+from helpers.graph.origins import origin
 from helpers.half_precision.agreement import HALF_TOLERANCE, Agreement, HalfTolerance, agreement
 from helpers.half_precision.plan import Plan, PlanNode
 from helpers.half_precision.simulation import Hunt, float_tensors, hunt, require_nodes, round_results
@@ -44,6 +46,7 @@ __all__ = [
     "Trials",
     "agreement",
     "find_plan",
+    "indispensable",
     "minimal_set",
     "same_detections",
 ]
@@ -52,7 +55,8 @@ Array = npt.NDArray[Any]
 
 
 class PrecisionSearchError(CourseError):
-    """The search cannot succeed: the test fails with everything in FP32, or the trials on disk are not its own."""
+    """The search cannot be made or cannot succeed: the test fails with everything in FP32, or trials on disk would
+    answer, or do answer, another question."""
 
 
 # --- what counts as right ---------------------------------------------------------------------------------------------
@@ -89,7 +93,9 @@ class Simulation:
     Raises:
         helpers.half_precision.simulation.HalfPrecisionError: as
             :func:`helpers.half_precision.simulation.round_results`.
-        helpers.graph.runner.GraphInputError: an output is not in the graph.
+        helpers.graph.runner.GraphInputError: an input is missing, or has another type or shape; an output is not in
+            the graph.
+        helpers.graph.runner.RunnerError: ONNX Runtime refuses the graph, or stops in it; of a trial too.
     """
 
     def __init__(
@@ -105,24 +111,19 @@ class Simulation:
         self.candidates = frozenset(candidates)
         self.outputs = tuple(outputs)
         self.form = form
-        needed = extract(model, outputs)
+        feeds = check_feeds(model, feeds)
+        needed = GraphIndex(extract(model, outputs))
         after: set[str] = set()
-        last: list[onnx.NodeProto] = []
-        for node in needed.graph.node:
-            if node.name in self.candidates or after.intersection(node.input):
-                last.append(node)
+        read: set[str] = set(outputs)
+        for node in needed.nodes:
+            if node.name in self.candidates or after.intersection(needed.reads(node)):
                 after.update(node.output)
-        own = {value.name for value in needed.graph.input} | {value.name for value in needed.graph.initializer}
+                read.update(needed.reads(node))
         # Constants are no work, and an island reads them unrounded: they go with each trial.
-        own |= {name for node in needed.graph.node if node.op_type == "Constant" for name in node.output}
-        border = sorted({name for node in last for name in node.input if name} - after - own)
-        border += [name for name in outputs if name not in after | own]
-        arrays: dict[str, Array] = {}
-        if border:
-            rounded = extract(round_results(needed, form=form), border)
-            session = open_session(rounded, optimise=False)
-            names = {value.name for value in session.get_inputs()}
-            arrays = dict(zip(border, session.run(border, {n: feeds[n] for n in names}), strict=True))
+        own = {*needed.inputs, *needed.initializers}
+        own |= {name for name, node in needed.producer.items() if node.op_type == "Constant"}
+        border = sorted(read - after - own)
+        arrays = run_part(extract(round_results(needed.model, form=form), border), feeds) if border else {}
         self._given = {name: array for name, array in arrays.items() if name in self.outputs}
         self._rest = extract(needed, [name for name in outputs if name not in self._given], arrays)
         self._feeds = {**feeds, **arrays}
@@ -136,10 +137,8 @@ class Simulation:
             # No candidate has a part in the outputs.
             return dict(self._given)
         present = {node.name for node in self._rest.graph.node}
-        session = open_session(round_results(self._rest, keep=set(keep) & present, form=self.form), optimise=False)
-        feeds = {value.name: self._feeds[value.name] for value in session.get_inputs()}
-        names = [output.name for output in session.get_outputs()]
-        return {**self._given, **dict(zip(names, session.run(names, feeds), strict=True))}
+        rounded = round_results(self._rest, keep=set(keep) & present, form=self.form)
+        return {**self._given, **run_part(rounded, self._feeds)}
 
 
 class Trials:
@@ -200,14 +199,16 @@ def _outcome(result: Outcome | bool) -> Outcome:
 
 @dataclass(frozen=True)
 class Minimal:
-    """nodes: pass the test, in the candidates' order. without: for each, the failing outcome of the rest without it."""
+    """nodes: pass the test, in the candidates' order. without: for each, the failing outcome of the others alone."""
 
     nodes: tuple[str, ...]
     without: Mapping[str, Outcome]
 
 
 def minimal_set(test: Trials, candidates: Sequence[str], *, description: str = "fewer FP32 nodes") -> Minimal:
-    """A subset of the candidates that passes, and no longer does if any one node is taken out.
+    """A subset of the candidates that passes, and no longer does if any one node is taken out (1-minimal).
+
+    It need not be the smallest subset that passes; which one it is depends on the candidates' order.
 
     Raises:
         PrecisionSearchError: the test fails with all candidates.
@@ -240,10 +241,21 @@ def minimal_set(test: Trials, candidates: Sequence[str], *, description: str = "
     return Minimal(tuple(current), without)
 
 
+def indispensable(test: Trials, candidates: Sequence[str], nodes: Sequence[str]) -> tuple[str, ...]:
+    """Those of the ``nodes`` without which the test fails even with all other candidates in FP32: a trial each.
+
+    For a test that more nodes in FP32 never make fail, each of them is in every set of candidates that passes. So if
+    all nodes of a :func:`minimal_set` come back, it is the smallest set of the candidates that passes, and no other is
+    as small; if fewer do, a passing set has at least that many. Rounding gives no such promise (two errors may cancel),
+    and nodes that were no candidates are not spoken of.
+    """
+    return tuple(name for name in nodes if not test(other for other in candidates if other != name).passed)
+
+
 @dataclass(frozen=True)
 class Search:
-    """The result of :func:`find_plan`. candidates: how many nodes the search began with; trials: run now; remembered:
-    from an earlier, interrupted search."""
+    """The result of :func:`find_plan`. plan: 1-minimal among the candidates. candidates: how many nodes the search
+    began with; trials: run now; remembered: of an earlier search, from its file."""
 
     plan: Plan
     minimal: Minimal
@@ -268,67 +280,78 @@ def find_plan(
     judge: Callable[[Mapping[str, Array]], Outcome] | None = None,
     form: str = "float16",
     cache: Path | None = None,
+    question: str = "",
 ) -> Search:
-    """The FP32 nodes without which the half-precision run of a graph does not do.
+    """FP32 nodes with which the half-precision run of a graph passes, and does not without any one of them.
 
     The candidates are, in turn, until the test passes with all of them: the nodes whose results are not finite in half
-    precision; these and what the same functions of the traced code made; all nodes. ``judge`` sees the ``outputs`` of a
-    run; by default they must be those of the FP32 run by :func:`same_detections`. ``cache``: a JSON file from which an
-    interrupted search goes on. It is checked against the graph, the feeds, the outputs and the judge's name; a judge
-    whose answers changed under the same name needs another file.
+    precision; these and what the same functions of the traced code made; all nodes. The plan is 1-minimal among these
+    candidates (:func:`minimal_set`), not the smallest there is. ``judge`` sees the ``outputs`` of a run; by default
+    they must be those of the FP32 run by :func:`same_detections`.
+
+    ``cache``: a JSON file from which an interrupted search goes on. It is checked against the graph, the feeds, the
+    outputs and the ``question``, the caller's name for what its own judge asks, tolerances and all ("boxes within 0.1
+    px"): two judges of one name cannot be told apart, so that a cache is refused where a judge has no question.
 
     Raises:
-        PrecisionSearchError: the judge refuses even the FP32 run, or the cache is another search's.
-        helpers.half_precision.simulation.HalfPrecisionError: nodes without names, or tensors of unknown type.
+        PrecisionSearchError: the judge refuses even the FP32 run; the cache is another search's, or was given with a
+            judge and no question; the default judge and outputs without ``dets`` and ``labels``.
+        helpers.half_precision.simulation.HalfPrecisionError: tensors of unknown type, or bodies that compute.
+        helpers.graph.runner.GraphInputError: an input is missing, or has another type or shape; an output is not in
+            the graph.
     """
+    if cache is not None and judge is not None and not question:
+        raise PrecisionSearchError(
+            "a cache cannot tell one judge from another", "say in question what this judge asks, tolerances and all"
+        )
+    index = GraphIndex(model)
+    feeds = check_feeds(index, feeds)
+    needed = extract(index, outputs)
     floats = float_tensors(model)
-    every = [node.name for node in model.graph.node if floats.intersection(node.output)]
+    every = [node.name for node in index.nodes if floats.intersection(node.output)]
     if "" in every:
         raise PrecisionSearchError("the graph has nodes without a name", "name them, after their first output say")
-    judged_by = getattr(judge, "__qualname__", type(judge).__qualname__)
     if judge is None:
-        session = open_session(extract(model, outputs), optimise=False)
-        exact = session.run(list(outputs), {value.name: feeds[value.name] for value in session.get_inputs()})
-        judge = same_detections(dict(zip(outputs, exact, strict=True)))
+        if not {"dets", "labels"} <= set(outputs):
+            raise PrecisionSearchError("the default judge compares dets and labels", "give a judge for other outputs")
+        question = f"{question} {HALF_TOLERANCE}"
+        judge = same_detections(run_part(needed, feeds))
+    asked = judge
     found = hunt(model, feeds, form=form)
-    relevant = {node.name for node in extract(model, outputs).graph.node}
+    relevant = {node.name for node in needed.graph.node}
     suspects = {suspect.node for suspect in found.suspects} & relevant
-    stages = [suspects, suspects | _same_functions(model, suspects), relevant]
-    key = _key(model, feeds, outputs, form, judged_by)
-    trials = minimal = None
-    for names in stages:
+    trials = Trials(
+        lambda keep: asked(simulation.run(keep)), path=cache, key=_key(model, feeds, outputs, form, question)
+    )
+    for names in (suspects, suspects | _same_functions(model, suspects), relevant):
         candidates = [name for name in every if name in names]
         if not candidates:
             continue
+        # Which nodes are candidates does not change what a trial computes: each of them answers for all rounds.
         simulation = Simulation(model, feeds, candidates, outputs=outputs, form=form)
-        trials = Trials(lambda keep, run=simulation.run: judge(run(keep)), path=cache, key=key)  # type: ignore[misc]
         if trials(candidates).passed:
             minimal = minimal_set(trials, candidates)
-            break
-    if trials is None or minimal is None:
-        raise PrecisionSearchError(
-            "the test fails even with every node in FP32", "mend the test: it must accept the outputs of the FP32 run"
-        )
-    return Search(
-        _with_reasons(model, minimal, found, form), minimal, found, len(candidates), trials.run, trials.remembered
+            plan = _with_reasons(model, minimal, found, form)
+            return Search(plan, minimal, found, len(candidates), trials.run, trials.remembered)
+    raise PrecisionSearchError(
+        "the test fails even with every node in FP32", "mend the test: it must accept the outputs of the FP32 run"
     )
 
 
 def _same_functions(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
-    """Nodes that come from the same innermost functions as the given ones, where the graph tells."""
+    """Nodes that come from the same innermost functions (file and name) as the given ones, where the graph tells."""
     by_function: dict[str, set[str]] = {}
     for node in model.graph.node:
-        lines = node.doc_string.splitlines()[1:2]
-        if lines:
-            by_function.setdefault(lines[0].split()[-1], set()).add(node.name)
+        for line in origin(node).lines[:1]:
+            by_function.setdefault(re.sub(r":\d+ ", " ", line), set()).add(node.name)
     return {name for members in by_function.values() if members.intersection(names) for name in members}
 
 
 def _key(model: onnx.ModelProto, feeds: Mapping[str, Array], outputs: Sequence[str], *words: str) -> str:
     digest = hashlib.sha256(model.SerializeToString(deterministic=True))
-    for name in sorted(feeds):
-        digest.update(name.encode() + np.ascontiguousarray(feeds[name]).tobytes())
-    digest.update(" ".join((*outputs, *words)).encode())
+    for name, array in sorted(feeds.items()):
+        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode() + array.tobytes())
+    digest.update(json.dumps([list(outputs), *words]).encode())
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ overflow elsewhere, gives zeros too: its samples would not fit the memory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from helpers.errors import CourseError
-from helpers.graph.onnx_runtime import open_session
+from helpers.graph.cut import check_feeds, extract, run_part
+from helpers.graph.index import GraphIndex, bodies, body_inputs
 from helpers.graph.origins import Origin, origin
 from helpers.half_precision.rules import FORMATS, FP32_ONLY
 from helpers.operators.limits import FAR_ROI
@@ -34,6 +35,7 @@ __all__ = [
     "Suspect",
     "float_tensors",
     "hunt",
+    "require_no_bodies",
     "require_nodes",
     "round_results",
 ]
@@ -46,20 +48,55 @@ class HalfPrecisionError(CourseError):
     """The graph, the nodes to keep, or the format cannot be simulated in half precision."""
 
 
+def _types(graph: onnx.GraphProto) -> dict[str, int]:
+    """Element types by tensor, as far as the graph tells; not those inside of bodies."""
+    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output, *graph.input)}
+    return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def require_no_bodies(model: onnx.ModelProto) -> None:
+    """Check that no If, Loop or Scan computes with float32 inside: what happens there is neither rounded nor watched,
+    by nothing in this package. Bodies that read and make other types alone (shapes, conditions) pass.
+
+    Raises:
+        HalfPrecisionError: naming the first node with such a body; a type inside that cannot be inferred counts.
+    """
+    if not any(bodies(node) for node in model.graph.node):
+        return
+
+    def inside(graph: onnx.GraphProto) -> Iterator[int]:
+        types = _types(graph)
+        for node in graph.node:
+            yield from (types.get(name, TensorProto.UNDEFINED) for name in node.output if name)
+            for body in bodies(node):
+                yield from inside(body)
+
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    types = _types(graph)
+    for node in graph.node:
+        found = {types.get(name, TensorProto.UNDEFINED) for name in body_inputs(node)}
+        found.update(kind for body in bodies(node) for kind in inside(body))
+        if found & {TensorProto.FLOAT, TensorProto.UNDEFINED}:
+            raise HalfPrecisionError(
+                f"the {node.op_type} {node.name or node.output[0]!r} computes with float32 in a body, which half "
+                "precision cannot be looked at in",
+                "export the model without it, or replace it by what its body computes",
+            )
+
+
 def float_tensors(model: onnx.ModelProto) -> set[str]:
     """Names of the float32 results of nodes, by ONNX's type inference. Operators of other domains, which it does not
     know, are taken to make what their first input is.
 
     Raises:
-        HalfPrecisionError: the type of a result cannot be inferred, or a result has no name.
+        HalfPrecisionError: the type of a result cannot be inferred, a result has no name, or as
+            :func:`require_no_bodies`.
     """
+    require_no_bodies(model)
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
     while True:
-        inferred = shape_inference.infer_shapes(typed, data_prop=True)
-        values = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
-        types = {value.name: value.type.tensor_type.elem_type for value in values}
-        types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        types = _types(shape_inference.infer_shapes(typed, data_prop=True).graph)
         unknown = [node for node in model.graph.node if any(name and not types.get(name) for name in node.output)]
         # Nodes are in topological order: behind the first unknown one, types may be missing because of it.
         foreign = [
@@ -82,8 +119,7 @@ def float_tensors(model: onnx.ModelProto) -> set[str]:
             f"the type of {name!r}, made by {node.name or node.op_type}, cannot be inferred",
             "add the tensor with its type to the graph's value_info",
         )
-    made = {name for node in model.graph.node for name in node.output}
-    return {name for name, kind in types.items() if kind == TensorProto.FLOAT and name in made}
+    return {name for node in model.graph.node for name in node.output if types.get(name) == TensorProto.FLOAT}
 
 
 def require_nodes(model: onnx.ModelProto, names: Collection[str]) -> None:
@@ -108,13 +144,17 @@ def round_results(
     Cast nodes out again.
 
     Raises:
-        HalfPrecisionError: an unknown format, a node to keep that is not there, or a tensor of unknown type.
+        HalfPrecisionError: an unknown format, a node to keep that is not there, or as :func:`float_tensors`.
     """
     if form not in FORMATS:
         raise HalfPrecisionError(f"there is no half-precision format {form!r}", f"use one of: {', '.join(FORMATS)}")
     require_nodes(model, keep)
     floats = float_tensors(model)
-    inside = [node.name in set(keep) or node.op_type in FP32_ONLY for node in model.graph.node]
+    index, kept_names = GraphIndex(model), set(keep)
+
+    def inside(node: onnx.NodeProto) -> bool:
+        return node.name in kept_names or node.op_type in FP32_ONLY
+
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
@@ -122,24 +162,20 @@ def round_results(
     # A tensor's name for the nodes of an island and for all others, where it is not the tensor's own.
     exact: dict[str, str] = {}
     rounded: dict[str, str] = {}
-    read_inside = {name for node, kept in zip(model.graph.node, inside, strict=True) if kept for name in node.input}
-    read_outside = {
-        name for node, kept in zip(model.graph.node, inside, strict=True) if not kept for name in node.input
-    }
-    initial = {tensor.name for tensor in model.graph.initializer}
-    for value in model.graph.input:
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in initial:
-            rounded[value.name] = f"{value.name}/rounded"
-            result.graph.node.extend(_pair(value.name, rounded[value.name], form))
+    for name, value in index.inputs.items():
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            rounded[name] = f"{name}/rounded"
+            result.graph.node.extend(_pair(name, rounded[name], form))
     if weights:
         for tensor in [tensor for tensor in result.graph.initializer if tensor.data_type == TensorProto.FLOAT]:
-            if tensor.name in read_inside:
+            if any(inside(node) for node in index.readers(tensor.name)):
                 exact[tensor.name] = f"{tensor.name}/exact"
                 copy_of_weight = result.graph.initializer.add()
                 copy_of_weight.CopyFrom(tensor)
                 copy_of_weight.name = exact[tensor.name]
             tensor.CopyFrom(_rounded_weight(tensor, form))
-    for node, kept in zip(model.graph.node, inside, strict=True):
+    for node in index.nodes:
+        kept = inside(node)
         copy = result.graph.node.add()
         copy.CopyFrom(node)
         names = exact if kept else rounded
@@ -156,7 +192,7 @@ def round_results(
                 result.graph.node.extend(_pair(f"{name}/exact", name, form))
                 if node.op_type == "Constant":
                     exact[name] = f"{name}/exact"
-            elif name in read_outside:
+            elif not all(inside(reader) for reader in index.readers(name)):
                 rounded[name] = f"{name}/rounded"
                 result.graph.node.extend(_pair(name, rounded[name], form))
     return result
@@ -238,9 +274,10 @@ class Suspect:
 class Hunt:
     """The non-finite results of one run, in graph order.
 
-    suspects: all of them. first_inf, first_nan: the first of each kind, None if there is none. chain: from the earliest
-    non-finite result that the first NaN depends on, to the first NaN, each an input of the next. watched: how many
-    float tensors were looked at.
+    suspects: all of them that half precision is to blame for. first_inf, first_nan: the first of each kind, None if
+    there is none. chain: from the earliest suspect that leads to the first NaN by suspects alone, to the first NaN,
+    each an input of the next. watched: how many float tensors were looked at. already: results that are not finite in
+    float32 either, in the same places (a mask of -inf before a Softmax): none of half precision's doing.
     """
 
     suspects: tuple[Suspect, ...]
@@ -248,11 +285,14 @@ class Hunt:
     first_nan: Suspect | None
     chain: tuple[Suspect, ...]
     watched: int
+    already: tuple[Suspect, ...] = ()
 
     def __str__(self) -> str:
+        besides = f", but for {len(self.already)} that are not in float32 either" if self.already else ""
         if not self.suspects:
-            return f"all of the {self.watched} float tensors are finite"
+            return f"all of the {self.watched} float tensors are finite{besides}"
         lines = [f"{len(self.suspects)} of {self.watched} float tensors are not finite"]
+        lines += [f"{len(self.already)} more are not finite in float32 either"] if self.already else []
         lines += [f"first inf: {self.first_inf}"] if self.first_inf else []
         lines += [f"first NaN: {self.first_nan}"] if self.first_nan else []
         lines += [f"  {'then ' if i else 'chain: '}{suspect}" for i, suspect in enumerate(self.chain)]
@@ -270,30 +310,64 @@ def hunt(
 
     Each float tensor is watched by two scalars computed in the graph, so that no tensor leaves it. A result of an
     island counts as its readers outside get it, rounded. An infinity that the weights hold (a constant mask) is no
-    result and not reported.
+    result and not reported. If anything is not finite, the same tensors are watched in a float32 run too, and where
+    that has inf or NaN as well, the two are compared place by place: only what is worse in half precision is a suspect.
+    (A tensor whose shape depends on the numbers, and differs, cannot be compared and is one.)
 
     Raises:
         HalfPrecisionError: as :func:`round_results`.
-        helpers.graph.runner.RunnerError: ONNX Runtime refuses the graph.
+        helpers.graph.runner.GraphInputError: an input is missing, or has another type or shape.
+        helpers.graph.runner.RunnerError: ONNX Runtime refuses the graph, or stops in it.
     """
+    index = GraphIndex(model)
+    feeds = check_feeds(index, feeds)
     floats = float_tensors(model)
-    watched_model = round_results(model, keep=keep, form=form) if form else onnx.ModelProto()
-    if not form:
-        watched_model.CopyFrom(model)
-    watched = [(node, name) for node in model.graph.node for name in node.output if name in floats]
-    made = {name for node in watched_model.graph.node for name in node.output}
+    names = [name for node in index.nodes for name in node.output if name in floats]
+    run_model = round_results(model, keep=keep, form=form) if form else model
+    # What leaves an island may overflow on its border only.
+    borders = {name for node in run_model.graph.node for name in node.output if name.endswith("/rounded")}
+    seen = {name: f"{name}/rounded" if f"{name}/rounded" in borders else name for name in names}
+    found = _non_finite(run_model, list(seen.values()), feeds)
+    flags = {name: found[seen[name]] for name in names if any(found[seen[name]])}
+    already: dict[str, tuple[bool, bool]] = {}
+    if form and flags:
+        in_single = _non_finite(extract(index, list(flags)), list(flags), feeds)
+        both = [name for name in flags if any(in_single[name])]
+        halves = run_part(extract(run_model, [seen[name] for name in both]), feeds) if both else {}
+        singles = run_part(extract(index, both), feeds) if both else {}
+        for name in both:
+            half, single = halves[seen[name]], singles[name]
+            if half.shape == single.shape:
+                inf, nan = np.isinf(half) & (half != single), np.isnan(half) & ~np.isnan(single)
+                already[name], flags[name] = flags[name], (bool(inf.any()), bool(nan.any()))
+
+    def suspects(flagged: Mapping[str, tuple[bool, bool]]) -> dict[str, Suspect]:
+        made = {name: index.producer[name] for name, kinds in flagged.items() if any(kinds)}
+        return {
+            name: Suspect(node.name, node.op_type, name, *flagged[name], origin(node)) for name, node in made.items()
+        }
+
+    blamed = suspects(flags)
+    innocent = tuple(suspect for name, suspect in suspects(already).items() if name not in blamed)
+    first_inf = next((s for s in blamed.values() if s.inf), None)
+    first_nan = next((s for s in blamed.values() if s.nan), None)
+    chain = _chain(index, blamed, first_nan) if first_nan else ()
+    return Hunt(tuple(blamed.values()), first_inf, first_nan, chain, len(names), innocent)
+
+
+def _non_finite(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> dict[str, tuple[bool, bool]]:
+    """Whether each tensor holds an inf, and a NaN, from one run that no tensor leaves."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
     # A byte a value keeps the flags of a hundred masks small; ReduceMax takes bytes from opset 12 on.
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    flag = TensorProto.UINT8 if opset >= 12 else TensorProto.INT32
+    flag = TensorProto.UINT8 if GraphIndex(model).opset() >= 12 else TensorProto.INT32
     scalars = []
-    for _, name in watched:
+    for name in names:
         for test in ("IsInf", "IsNaN"):
             scalar = f"{name}{_SCALAR}/{test}"
-            # What leaves an island may overflow on its border only.
-            seen = f"{name}/rounded" if f"{name}/rounded" in made else name
-            watched_model.graph.node.extend(
+            watched.graph.node.extend(
                 [
-                    helper.make_node(test, [seen], [f"{scalar}/bool"], name=f"{scalar}/bool"),
+                    helper.make_node(test, [name], [f"{scalar}/bool"], name=f"{scalar}/bool"),
                     helper.make_node("Cast", [f"{scalar}/bool"], [f"{scalar}/number"], to=flag),
                     # Over a vector with one zero in front: the maximum of an empty tensor is an error.
                     helper.make_node("Reshape", [f"{scalar}/number", f"{_SCALAR}/flat"], [f"{scalar}/flat"]),
@@ -302,35 +376,32 @@ def hunt(
                 ]
             )
             scalars.append(scalar)
-    watched_model.graph.initializer.extend(
+    watched.graph.initializer.extend(
         [
             numpy_helper.from_array(np.array([-1], np.int64), f"{_SCALAR}/flat"),
             numpy_helper.from_array(np.zeros(1, helper.tensor_dtype_to_np_dtype(flag)), f"{_SCALAR}/zero"),
         ]
     )
-    del watched_model.graph.output[:]
-    watched_model.graph.output.extend(helper.make_tensor_value_info(name, flag, []) for name in scalars)
-    session = open_session(watched_model, optimise=False)
-    needed = {value.name for value in session.get_inputs()}
-    values = session.run(scalars, {name: array for name, array in feeds.items() if name in needed})
-    flags = np.array(values, dtype=bool).reshape(-1, 2)
-    suspects = {
-        name: Suspect(node.name, node.op_type, name, bool(inf), bool(nan), origin(node))
-        for (node, name), (inf, nan) in zip(watched, flags, strict=True)
-        if inf or nan
-    }
-    first_inf = next((s for s in suspects.values() if s.inf), None)
-    first_nan = next((s for s in suspects.values() if s.nan), None)
-    chain = _chain(model, suspects, first_nan) if first_nan else ()
-    return Hunt(tuple(suspects.values()), first_inf, first_nan, chain, len(watched))
+    del watched.graph.output[:]
+    watched.graph.output.extend(helper.make_tensor_value_info(name, flag, []) for name in scalars)
+    found = np.array(list(run_part(watched, feeds).values()), dtype=bool).reshape(-1, 2)
+    return {name: (bool(inf), bool(nan)) for name, (inf, nan) in zip(names, found, strict=True)}
 
 
-def _chain(model: onnx.ModelProto, suspects: Mapping[str, Suspect], last: Suspect) -> tuple[Suspect, ...]:
-    """The way back from a tensor along non-finite inputs, the earliest made first."""
-    producer = {name: node for node in model.graph.node for name in node.output}
+def _chain(index: GraphIndex, suspects: Mapping[str, Suspect], last: Suspect) -> tuple[Suspect, ...]:
+    """The way to a tensor from the earliest of the suspects that lead to it, each an input of the next.
+
+    suspects: by tensor, in graph order.
+    """
+    begin: dict[str, int] = {}
+    before: dict[str, str] = {}
+    for name in suspects:
+        node = index.producer[name]
+        begin[name] = index.position[name]
+        for read in index.reads(node):
+            if read in suspects and begin[read] < begin[name]:
+                begin[name], before[name] = begin[read], read
     chain = [last]
-    while True:
-        inputs = [name for name in producer[chain[-1].tensor].input if name in suspects]
-        if not inputs:
-            return tuple(reversed(chain))
-        chain.append(suspects[inputs[0]])
+    while chain[-1].tensor in before:
+        chain.append(suspects[before[chain[-1].tensor]])
+    return tuple(reversed(chain))

@@ -65,18 +65,18 @@ class TorchGraph:
     ) -> None:
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise TorchGraphError("PyTorch finds no GPU here", "use the device cpu, or a machine with an NVIDIA GPU")
-        missing = sorted(set(keep) - {node.name for node in model.graph.node})
+        index = GraphIndex(model)
+        missing = sorted(set(keep) - {node.name for node in index.nodes})
         if missing:
             raise TorchGraphError(f"the graph has no node {missing[0]!r} to keep", "take the names from this graph")
         self.device, self.dtype = torch.device(device), dtype
-        index = GraphIndex(model)
         self.name, self.output_names = "the graph", index.outputs
         self.input_shapes = {
             name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
             for name, value in index.inputs.items()
         }
-        exact = {tensor.name: self._to_device(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}
-        self._steps = [_step(node, node.name in set(keep) or node.op_type in FP32_ONLY) for node in model.graph.node]
+        exact = {tensor.name: self._to_device(numpy_helper.to_array(tensor)) for tensor in index.initializers.values()}
+        self._steps = [_step(node, node.name in set(keep) or node.op_type in FP32_ONLY) for node in index.nodes]
         for step in self._steps:
             if step.operator == "Constant":
                 exact[step.results[0]] = self._to_device(numpy_helper.to_array(step.attributes["value"]))
@@ -212,7 +212,7 @@ def hunt(graph: TorchGraph, feeds: Mapping[str, Array], outputs: Sequence[str] =
     """Run the graph and say which float tensors are not finite; ``outputs`` of the same run come along.
 
     Raises:
-        TorchGraphError: as :meth:`TorchGraph.run`.
+        helpers.graph.runner.GraphInputError: as :meth:`TorchGraph.run`.
     """
     names: list[str] = []
     flags: list[Tensor] = []

@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 matplotlib.use("Agg")
 
-from helpers.compare import recording
 from helpers.detector.models import load_detector
 from helpers.detector.preprocess import prepare, read_picture
 from helpers.export import exporter as export
+from helpers.graph import cut
 from helpers.graph.cut import GraphInputError
 from helpers.graph.file import load_onnx
 from helpers.graph.origins import Origin
@@ -122,7 +122,7 @@ def test_pictures_are_merged_and_constants_counted_once(model):
 def test_a_graph_run_in_many_parts_has_the_same_ranges(model, monkeypatch):
     inputs = feeds(1, 2, 0.5, 70)
     whole = range_report(model, [inputs])
-    monkeypatch.setattr(recording, "_PART_BYTES", 1)
+    monkeypatch.setattr(cut, "_PART_BYTES", 1)
     assert range_report(model, [inputs]) == whole
 
 

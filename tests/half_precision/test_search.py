@@ -15,13 +15,16 @@ from helpers.export import exporter as export
 from helpers.graph.file import load_onnx
 from helpers.graph.onnx_runtime import open_session
 from helpers.graph.origins import origin
+from helpers.graph.runner import GraphInputError
 from helpers.half_precision.search import (
     Outcome,
     PrecisionSearchError,
     Simulation,
     Trials,
+    _same_functions,
     agreement,
     find_plan,
+    indispensable,
     minimal_set,
     same_detections,
 )
@@ -132,15 +135,74 @@ def close_to(expected):
 
 def test_the_plan_of_a_graph_with_a_known_overflow(overflowing, tmp_path):
     judge = close_to(FEEDS["x"] * 4 / 3)
-    search = find_plan(overflowing, FEEDS, outputs=["y"], judge=judge, cache=tmp_path / "trials.json")
+    cached = {"outputs": ["y"], "cache": tmp_path / "trials.json", "question": "within 4"}
+    search = find_plan(overflowing, FEEDS, judge=judge, **cached)
+    assert search.remembered == 0
     assert search.plan.names == ("far", "carried", "back")
     assert [node.operator for node in search.plan.nodes] == ["Add", "Identity", "Sub"]
     assert search.plan.nodes[0].reason.startswith("inf in float16; without it: off by")
     assert "3 of 4 candidates" in str(search)
-    again = find_plan(overflowing, FEEDS, outputs=["y"], judge=judge, cache=tmp_path / "trials.json")
-    assert (again.plan, again.trials) == (search.plan, 0)
+    again = find_plan(overflowing, FEEDS, judge=judge, **cached)
+    assert (again.plan, again.trials, again.remembered) == (search.plan, 0, search.trials)
     with pytest.raises(PrecisionSearchError, match=r"trials\.json holds the trials of another model, picture or test"):
-        find_plan(overflowing, FEEDS, outputs=["y"], judge=lambda found: Outcome(True), cache=tmp_path / "trials.json")
+        find_plan(overflowing, FEEDS, judge=judge, **cached | {"question": "within 5"})
+
+
+def test_two_judges_of_one_factory_do_not_share_answers(overflowing, tmp_path):
+    """Of one qualified name, which alone told them apart once: the second got the first's empty plan."""
+    expected = FEEDS["x"] * 4 / 3
+
+    def judge(tolerance):
+        return lambda found: Outcome(bool(np.abs(found["y"] - expected).max() < tolerance))
+
+    cache = tmp_path / "trials.json"
+    for tolerance in (np.inf, 4.0):
+        with pytest.raises(PrecisionSearchError, match="cannot tell one judge from another: say in question"):
+            find_plan(overflowing, FEEDS, outputs=["y"], judge=judge(tolerance), cache=cache)
+    assert not cache.exists()
+    find_plan(overflowing, FEEDS, outputs=["y"], judge=judge(1e9), cache=cache, question="within 1e9")
+    with pytest.raises(PrecisionSearchError, match="trials of another"):
+        find_plan(overflowing, FEEDS, outputs=["y"], judge=judge(4), cache=cache, question="within 4")
+
+
+def test_a_fresh_search_of_several_rounds_remembers_nothing(overflowing, tmp_path):
+    """The first round's candidates, here "far" alone, do not do."""
+    model = onnx.ModelProto()
+    model.CopyFrom(overflowing)
+    model.graph.node[2].doc_string = "a\nmmdet/a.py:7 forward"
+    judge = close_to(FEEDS["x"] * 4 / 3)
+    asked = []
+
+    def picky(found):
+        asked.append(1)
+        outcome = judge(found)
+        return outcome if len(asked) > 1 else Outcome(False, "not yet")
+
+    search = find_plan(
+        model, FEEDS, outputs=["y"], judge=picky, cache=tmp_path / "trials.json", question="the second time"
+    )
+    assert (search.trials, search.remembered) == (len(asked), 0)
+    assert search.candidates == 6
+    assert "remembered" not in str(search)
+
+
+def test_functions_of_one_name_in_two_files_are_not_the_same():
+    nodes = [helper.make_node("Relu", ["x"], [name], name=name) for name in "abcd"]
+    lines = ("mmdet/a.py:7 forward", "mmdet/b.py:7 forward", "mmdet/a.py:9 forward", "mmdet/a.py:9 other")
+    for node, line in zip(nodes, lines, strict=True):
+        node.doc_string = f"scope\n{line}\nmmdet/top.py:1 simple_test"
+    assert _same_functions(graph(nodes, {}, "a"), ["a"]) == {"a", "c"}
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.sets(st.sampled_from(NAMES), min_size=1, max_size=5), min_size=1, max_size=3))
+def test_nodes_that_nothing_replaces_are_in_every_set_that_passes(ways):
+    trials = Trials(lambda keep: any(way <= keep for way in ways))
+    found = minimal_set(trials, NAMES)
+    needed = indispensable(trials, NAMES, found.nodes)
+    assert set(needed) == set.intersection(*ways)
+    if needed == found.nodes:
+        assert all(set(needed) <= way for way in ways)
 
 
 def test_lost_digits_are_found_where_nothing_overflows():
@@ -162,12 +224,20 @@ def test_a_graph_that_is_fine_needs_no_plan(overflowing):
     model = graph(list(overflowing.graph.node[:1]), {}, "start")
     search = find_plan(model, FEEDS, outputs=["start"], judge=lambda found: Outcome(True))
     assert search.plan.nodes == ()
+    with pytest.raises(PrecisionSearchError, match="default judge compares dets and labels"):
+        find_plan(model, FEEDS, outputs=["start"])
     assert str(search) == "half precision passes the test with no node in FP32"
 
 
 def test_bad_searches_are_named(overflowing, tmp_path):
     with pytest.raises(PrecisionSearchError, match="even with every node in FP32"):
         find_plan(overflowing, FEEDS, outputs=["y"], judge=lambda found: Outcome(False))
+    for search in (
+        lambda: find_plan(overflowing, FEEDS, outputs=["z"], judge=lambda found: Outcome(True)),
+        lambda: Simulation(overflowing, FEEDS, ["far"], outputs=["y", "z"]),
+    ):
+        with pytest.raises(GraphInputError, match="no tensor 'z'"):
+            search()
     simulation = Simulation(overflowing, FEEDS, ["far"], outputs=["y"])
     with pytest.raises(PrecisionSearchError, match="'back' is not among the candidates"):
         simulation.run(["back"])

@@ -21,6 +21,7 @@ from helpers.detector.preprocess import prepare, read_picture
 from helpers.export import exporter as export
 from helpers.graph.file import load_onnx
 from helpers.graph.onnx_runtime import OnnxRunner, open_session
+from helpers.graph.runner import GraphInputError
 from helpers.half_precision import rules, torch_graph
 from helpers.half_precision import simulation as half
 from helpers.half_precision.torch_graph import OPERATORS, TorchGraph, TorchGraphError, hunt
@@ -374,10 +375,12 @@ def test_what_an_operator_does_not_do_is_an_error(operator, inputs, attributes, 
 def test_wrong_names_and_devices_are_named(overflowing, monkeypatch):
     with pytest.raises(TorchGraphError, match="no node 'nowhere'"):
         TorchGraph(overflowing, keep=["nowhere"])
-    with pytest.raises(TorchGraphError, match="input 'x' is missing"):
-        TorchGraph(overflowing).run({})
-    with pytest.raises(TorchGraphError, match="no node makes 'z'"):
-        TorchGraph(overflowing).run(FEED, ["z"])
+    graph = TorchGraph(overflowing)
+    for run in (graph.run, lambda *given: hunt(graph, *given)):
+        with pytest.raises(GraphInputError, match="takes an input 'x', and the feeds have nothing"):
+            run({})
+        with pytest.raises(GraphInputError, match="has no output 'z'"):
+            run(FEED, ["z"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(TorchGraphError, match="no GPU here"):
         TorchGraph(overflowing, device="cuda")
