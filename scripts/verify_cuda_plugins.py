@@ -47,7 +47,6 @@ import torch.nn.functional as functional
 from helpers.artifacts import write_text
 from helpers.errors import CourseError
 from helpers.operators import library as plugin_library
-from helpers.paths import PLUGINS, build_root
 
 try:
     import torchvision
@@ -530,17 +529,9 @@ class Verification:
 
     def check_edge_cases(self) -> None:
         """Adversarial inputs in buffers of exact size: first plainly, then under compute-sanitizer."""
-        compiler = plugin_library.find_nvcc()
-        if compiler is None:
+        if plugin_library.find_nvcc() is None:
             raise Skip("no nvcc")
-        program = build_root() / "plugins" / "edge_cases_cuda"
-        program.parent.mkdir(parents=True, exist_ok=True)
-        sources: list[Path] = [PLUGINS / "tests" / "edge_cases.cpp"]
-        for operator in plugin_library.OPERATORS:
-            sources += [PLUGINS / operator / f"{operator}_host.cpp", PLUGINS / operator / f"{operator}_cuda.cu"]
-        options = ["-std=c++17", "-O2", f"-arch={self.architecture}", "-lineinfo", "-DCOURSE_CUDA", "--threads", "0"]
-        objects = [option for source in sources for option in ("-x", "cu", str(source))]
-        plugin_library.run_compiler([compiler, *options, *objects, "-o", program])
+        program = plugin_library.build_cuda_edge_cases(self.architecture)
         if not self.on_gpu:
             raise Skip("compiled; running it needs a GPU")
         done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)

@@ -13,16 +13,19 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from operator import index
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from helpers import paths
 from helpers.artifacts import file_input, make
@@ -31,6 +34,8 @@ from helpers.errors import CourseError
 __all__ = [
     "BadOperatorInput",
     "PluginBuildError",
+    "build",
+    "build_cuda_edge_cases",
     "build_cuda_library",
     "build_host_library",
     "build_tensorrt_library",
@@ -41,6 +46,7 @@ __all__ = [
     "load_library",
     "multi_level_roi_align",
     "non_max_suppression",
+    "register_plugins",
     "roi_align",
     "scatter_nd",
     "tensorrt_toolchain",
@@ -49,12 +55,10 @@ __all__ = [
 Array = npt.NDArray[Any]
 Mode = Literal["avg", "max"]
 
-OPERATORS = ("roi_align", "multi_level_roi_align", "grid_sampler", "non_max_suppression", "scatter_nd")
-# An overlap that equals the threshold must be decided as on the CPU: no fused multiply-add in NonMaxSuppression.
-EXACT_FLAGS = {"non_max_suppression": ("-fmad=false",)}
 INTERPOLATIONS = {"bilinear": 0, "nearest": 1, "bicubic": 2}
 PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
-MAX_LEVELS = 8  # kCourseMaxLevels
+# kCourseMaxLevels, kMaxBins (of one RoI) and kMaxGrid (samples an axis a bin) in plugins/roi_align/roi_align_options.h.
+MAX_LEVELS, MAX_BINS, MAX_GRID = 8, 1 << 24, 4096
 
 # CourseType in plugins/common/host_device.h.
 TYPE_CODES = {"float32": 0, "float16": 1, "int32": 2, "int64": 3, "float64": 4}
@@ -89,43 +93,62 @@ def find_nvcc() -> str | None:
     return None
 
 
-def _source(operator: str, ending: str) -> Path:
-    return paths.PLUGINS / operator / f"{operator}_{ending}"
+# What a build depends on.
+_SOURCES = {".h", ".cuh", ".cpp", ".cu", ".txt"}
 
 
 def _version(compiler: str) -> str:
     return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
 
 
-def _inputs(compiler: str, flags: Sequence[str]) -> dict[str, Any]:
-    sources = [path for pattern in ("*.h", "*.cuh", "*.cpp", "*.cu") for path in paths.PLUGINS.rglob(pattern)]
-    return {
-        "compiler": _version(compiler),
-        "flags": [*flags, *(flag for extra in EXACT_FLAGS.values() for flag in extra)],
-        "sources": {str(path.relative_to(paths.PLUGINS)): file_input(path) for path in sorted(sources)},
-    }
+def _tool(name: str) -> str:
+    """cmake or ninja: of this Python's environment, which need not be activated, else on the path."""
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
+    if found is None:
+        raise PluginBuildError(f"{name} was not found", f"install it: `pip install {name}`")
+    return found
 
 
-def run_compiler(command: Sequence[str | Path]) -> None:
-    """Run one compiler command; its own words are part of the error.
-
-    Raises:
-        PluginBuildError: it failed.
-    """
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        words = (done.stderr or done.stdout).strip()[-4000:]
+def _run(command: Sequence[str | Path]) -> None:
+    """Run CMake or ninja; a progress bar follows ninja's count of steps."""
+    words: list[str] = []
+    environment = os.environ | {"NINJA_STATUS": "[%f/%t] "}
+    parts = [str(part) for part in command]
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(
+            parts, stdout=pipe, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+        ) as process,
+        tqdm(desc="compiling", unit="step", leave=False) as progress,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                words.append(line)
+                if step := re.match(r"\[(\d+)/(\d+)\] ", line):
+                    progress.total = int(step[2])
+                    progress.update(int(step[1]) - progress.n)
+        except BaseException:
+            process.terminate()  # ninja ends its compilers
+            raise
+    if process.returncode != 0:
         raise PluginBuildError(
-            f"{Path(command[0]).name} failed with exit code {done.returncode} and said\n{words}\n",
+            f"{Path(parts[0]).name} failed with exit code {process.returncode} and said\n"
+            f"{''.join(words).strip()[-4000:]}\n",
             "mend the source it names, or name another compiler with CXX (CUDACXX for CUDA)",
         )
 
 
-def build_host_library(extra_flags: Sequence[str] = (), name: str = "libcourse_plugins_host.so") -> Path:
-    """Compile the host library into ``build/plugins/`` unless it is there and current; returns its path.
+def build(target: str, *, file_name: str | None = None, **definitions: str | Path) -> Path:
+    """Build one target of ``plugins/CMakeLists.txt`` into ``build/plugins/`` unless it is there and current.
+
+    ``definitions`` are CMake's cache entries (``COURSE_SANITIZE="ON"``). ``$CXX`` and ``$CXXFLAGS`` count, as in CMake
+    itself. The kernels are left out unless the definitions name a CUDA compiler. Returns the path of what was built: a
+    library under ``file_name``, a program under its target's name.
 
     Raises:
-        PluginBuildError: there is no C++ compiler, or it failed.
+        PluginBuildError: there is no C++ compiler, CMake or ninja, or one of them failed.
     """
     compiler = find_cxx()
     if compiler is None:
@@ -133,13 +156,43 @@ def build_host_library(extra_flags: Sequence[str] = (), name: str = "libcourse_p
             "no C++ compiler was found",
             "install one (`apt install g++`, or `conda install gxx_linux-64`), or name it with the variable CXX",
         )
-    flags = ["-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", *extra_flags]
-    sources = [_source(operator, "host.cpp") for operator in OPERATORS]
-    return make(
-        paths.build_root() / "plugins" / name,
-        _inputs(compiler, flags),
-        lambda target: run_compiler([compiler, *flags, *sources, "-o", target]),
-    )
+    cuda = definitions.get("CMAKE_CUDA_COMPILER")
+    sources = {
+        path.relative_to(paths.PLUGINS).as_posix(): path for path in paths.PLUGINS.rglob("*") if path.suffix in _SOURCES
+    }
+    if headers := definitions.get("TensorRT_INCLUDE_DIR"):
+        sources["TensorRT"] = Path(headers) / "NvInferVersion.h"
+    inputs = {
+        "compilers": [_version(str(one)) for one in (compiler, cuda) if one],
+        "flags": os.environ.get("CXXFLAGS", ""),
+        "definitions": {name: str(value) for name, value in definitions.items()},
+        "sources": {name: file_input(path) for name, path in sources.items()},
+    }
+
+    def make_target(made: Path) -> None:
+        cmake, ninja = _tool("cmake"), _tool("ninja")
+        entries = {"CMAKE_CXX_COMPILER": compiler, "CMAKE_MAKE_PROGRAM": ninja, "COURSE_CUDA": "ON" if cuda else "OFF"}
+        with TemporaryDirectory() as folder:
+            options = [f"-D{name}={value}" for name, value in {**entries, **definitions}.items()]
+            _run([cmake, "-G", "Ninja", "-S", paths.PLUGINS, "-B", folder, *options])
+            _run([ninja, "-C", folder, target])
+            # A library has a prefix and a suffix, a program has none.
+            built = next(path for path in Path(folder).iterdir() if path.stem in (target, f"lib{target}"))
+            shutil.copy(built, made)
+
+    path = make(paths.build_root() / "plugins" / (file_name or target), inputs, make_target)
+    if file_name is None:
+        path.chmod(path.stat().st_mode | 0o100)  # an artifact is a plain file, and a program is to be run
+    return path
+
+
+def _with_kernels(architecture: str) -> dict[str, str]:
+    """The definitions for one architecture (``"sm_90"``), warnings being errors."""
+    return {
+        "CMAKE_CUDA_COMPILER": _nvcc(),
+        "CMAKE_CUDA_ARCHITECTURES": architecture.removeprefix("sm_"),
+        "CMAKE_COMPILE_WARNING_AS_ERROR": "ON",
+    }
 
 
 def _nvcc() -> str:
@@ -149,39 +202,27 @@ def _nvcc() -> str:
     return compiler
 
 
-def _cuda_flags(architecture: str) -> list[str]:
-    flags = ["-std=c++17", "-O3", f"-arch={architecture}", "-Werror", "all-warnings"]
-    return [*flags, "-lineinfo", "-Xcompiler=-fPIC,-Wall,-fvisibility=hidden"]
-
-
-def _compile_kernels(compiler: str, flags: Sequence[str], folder: Path, jobs: int) -> list[Path]:
-    """One object file for each operator; ``jobs`` compilers run side by side (0: one a core, at most five)."""
-    objects = [folder / f"{operator}.o" for operator in OPERATORS]
-    commands = [
-        [compiler, *flags, *EXACT_FLAGS.get(operator, ()), "-c", _source(operator, "cuda.cu"), "-o", made]
-        for operator, made in zip(OPERATORS, objects, strict=True)
-    ]
-    with ThreadPoolExecutor(jobs or min(len(OPERATORS), os.cpu_count() or 1)) as pool:
-        list(pool.map(run_compiler, commands))
-    return objects
-
-
-def build_cuda_library(architecture: str, *, jobs: int = 0, name: str = "libcourse_plugins_cuda.so") -> Path:
-    """Compile the CUDA kernels for one architecture (``"sm_90"``), warnings being errors; returns the library's path.
-
-    Needs nvcc, no GPU. ``jobs``: compilers side by side, 0 chooses.
+def build_host_library() -> Path:
+    """The host library, compiled if it is not there and current; needs a C++ compiler.
 
     Raises:
-        PluginBuildError: there is no nvcc, or it failed.
+        PluginBuildError: see :func:`build`.
     """
-    compiler, flags = _nvcc(), _cuda_flags(architecture)
+    return build("course_plugins_host", file_name="libcourse_plugins_host.so")
 
-    def build(target: Path) -> None:
-        with TemporaryDirectory() as folder:
-            objects = _compile_kernels(compiler, flags, Path(folder), jobs)
-            run_compiler([compiler, f"-arch={architecture}", "-shared", *objects, "-o", target])
 
-    return make(paths.build_root() / "plugins" / name, _inputs(compiler, flags), build)
+def build_cuda_library(architecture: str) -> Path:
+    """The CUDA kernels for one architecture (``"sm_90"``), warnings being errors. Needs nvcc, no GPU.
+
+    Raises:
+        PluginBuildError: there is no nvcc, or see :func:`build`.
+    """
+    return build("course_plugins_cuda", file_name="libcourse_plugins_cuda.so", **_with_kernels(architecture))
+
+
+def build_cuda_edge_cases(architecture: str) -> Path:
+    """The program of ``plugins/tests/edge_cases.cpp`` that runs the kernels; the rest as :func:`build_cuda_library`."""
+    return build("edge_cases_cuda", **_with_kernels(architecture))
 
 
 def find_tensorrt_headers(root: Path | str | None = None) -> Path | None:
@@ -215,9 +256,7 @@ def tensorrt_toolchain(root: Path | str | None = None) -> tuple[str, Path]:
     return compiler, headers
 
 
-def build_tensorrt_library(
-    architecture: str, *, tensorrt_root: Path | str | None = None, jobs: int = 0, name: str = "libcourse_plugins.so"
-) -> Path:
+def build_tensorrt_library(architecture: str, *, tensorrt_root: Path | str | None = None) -> Path:
     """Compile kernels and plugin classes into the one library that TensorRT loads; returns its path.
 
     ``architecture`` is the GPU's: sm_86 for compute capability 8.6. Needs :func:`tensorrt_toolchain`. It is not linked
@@ -225,27 +264,11 @@ def build_tensorrt_library(
     (:func:`helpers.tensorrt.runner.load_plugins` sees to that). How to register the plugins: ``plugins/README.md``.
 
     Raises:
-        PluginBuildError: nvcc or the headers are missing, or a compiler failed.
+        PluginBuildError: nvcc or the headers are missing, or see :func:`build`.
     """
-    compiler, headers = tensorrt_toolchain(tensorrt_root)
-    flags = _cuda_flags(architecture)
-    warnings = "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wno-deprecated-declarations"
-    classes = [
-        *(_source(operator, "plugin.cpp") for operator in OPERATORS),
-        paths.PLUGINS / "tensorrt" / "registry.cpp",
-    ]
-    inputs = _inputs(compiler, [*flags, warnings]) | {"tensorrt": file_input(headers / "NvInferVersion.h")}
-
-    def build(target: Path) -> None:
-        with TemporaryDirectory() as folder:
-            objects = _compile_kernels(compiler, flags, Path(folder), jobs)
-            # nvcc as the driver of the host compiler: it knows where CUDA's own headers are.
-            host: list[str | Path] = [compiler, "-std=c++17", "-O2", warnings]
-            # A folder that is searched anyway must not be named: GCC would search it too early.
-            host += [] if headers.is_relative_to("/usr/include") else ["-isystem", headers]
-            run_compiler([*host, "-shared", *classes, *objects, "-o", target])
-
-    return make(paths.build_root() / "plugins" / name, inputs, build)
+    _, headers = tensorrt_toolchain(tensorrt_root)
+    definitions = {**_with_kernels(architecture), "TensorRT_INCLUDE_DIR": str(headers)}
+    return build("course_plugins", file_name="libcourse_plugins.so", **definitions)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -295,6 +318,26 @@ def load_library(path: Path, kind: Literal["host", "cuda"]) -> ctypes.CDLL:
     return library
 
 
+def register_plugins(path: Path) -> dict[str, str]:
+    """Register the plugins of ``libcourse_plugins.so`` with the TensorRT that this process has loaded.
+
+    Returns how it went, by the plugin's name (the ONNX node type): "registered"; "present", the registry held that name
+    already and keeps what it held; or "refused", and TensorRT's log says why.
+
+    Raises:
+        PluginBuildError: the file is missing, damaged, not such a library, or does not fit what is loaded.
+    """
+    try:
+        register = ctypes.CDLL(str(path)).course_plugins_register
+    except (OSError, AttributeError) as error:
+        raise PluginBuildError(
+            f"the plugin library {Path(path).name} cannot be loaded ({error})", "build it against this TensorRT"
+        ) from error
+    register.argtypes, register.restype = [], ctypes.c_char_p
+    outcome: dict[str, str] = dict(line.split(" ", 1) for line in register().decode().splitlines())
+    return outcome
+
+
 @functools.cache
 def _host() -> ctypes.CDLL:
     return load_library(build_host_library(), "host")
@@ -318,6 +361,38 @@ def _expect(operator: str, name: str, array: Array, *shape: int | None) -> None:
     if not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise BadOperatorInput(f"{operator} got {name} of shape {array.shape}", f"pass it with shape ({wanted})")
+
+
+def _whole(operator: str, name: str, value: int, low: int, high: int) -> int:
+    """A whole number within bounds; what leaves 32 bits would be cut silently on its way into the library."""
+    try:
+        number = index(value)
+    except TypeError:
+        number = low - 1
+    if not low <= number <= high:
+        raise BadOperatorInput(f"{operator} got {name} {value!r}", f"pass a whole number from {low} to {high}")
+    return number
+
+
+def _positive(operator: str, name: str, value: float) -> float:
+    if not (isinstance(value, int | float | np.number) and 0 < value < np.inf):
+        raise BadOperatorInput(f"{operator} got {name} {value!r}", "pass a number above 0")
+    return float(value)
+
+
+def _roi_options(
+    operator: str, output_size: tuple[int, int], sampling_ratio: int, mode: str, aligned: bool
+) -> tuple[int, int, int, int, int]:
+    """What both RoI operators are told, as the C interface takes it, after the same checks as in the plugin classes."""
+    height, width = output_size if np.shape(output_size) == (2,) else (0, 0)
+    height = _whole(operator, "output height", height, 1, MAX_BINS)
+    return (
+        height,
+        _whole(operator, "output width", width, 1, MAX_BINS // height),
+        _whole(operator, "sampling_ratio", sampling_ratio, 0, MAX_GRID),
+        _option(operator, "mode", mode, _MODES),
+        _whole(operator, "aligned", aligned, 0, 1),
+    )
 
 
 def _option(operator: str, name: str, value: str, choices: dict[str, int]) -> int:
@@ -360,22 +435,16 @@ def roi_align(
     Raises:
         BadOperatorInput, PluginBuildError.
     """
-    (features, rois), code = _float_arrays("MMCVRoiAlign", features=features, rois=rois)
-    _expect("MMCVRoiAlign", "features", features, None, None, None, None)
-    _expect("MMCVRoiAlign", "rois", rois, None, 5)
-    output = np.empty((len(rois), features.shape[1], *output_size), features.dtype)
-    status = _host().course_roi_align_host(
-        *map(_pointer, (features, rois, output)),
-        code,
-        *features.shape,
-        len(rois),
-        *output_size,
-        spatial_scale,
-        sampling_ratio,
-        _option("MMCVRoiAlign", "mode", mode, _MODES),
-        aligned,
-    )
-    _check("MMCVRoiAlign", status)
+    operator = "MMCVRoiAlign"
+    (features, rois), code = _float_arrays(operator, features=features, rois=rois)
+    _expect(operator, "features", features, None, None, None, None)
+    _expect(operator, "rois", rois, None, 5)
+    height, width, *options = _roi_options(operator, output_size, sampling_ratio, mode, aligned)
+    scale = _positive(operator, "spatial_scale", spatial_scale)
+    output = np.empty((len(rois), features.shape[1], height, width), features.dtype)
+    pointers = map(_pointer, (features, rois, output))
+    status = _host().course_roi_align_host(*pointers, code, *features.shape, len(rois), height, width, scale, *options)
+    _check(operator, status)
     return output
 
 
@@ -407,31 +476,20 @@ def multi_level_roi_align(
             f"pass one stride for each of 1 to {MAX_LEVELS}",
         )
     _expect(operator, "rois", rois, None, 5)
+    _expect(operator, "features[0]", maps[0], None, None, None, None)
     batch, channels = maps[0].shape[:2]
     for name, array in zip(named, maps, strict=True):
         _expect(operator, name, array, batch, channels, None, None)
-    output = np.empty((len(rois), channels, *output_size), rois.dtype)
+    options = _roi_options(operator, output_size, sampling_ratio, mode, aligned)
+    finest_scale = _positive(operator, "finest_scale", finest_scale)
+    output = np.empty((len(rois), channels, *options[:2]), rois.dtype)
     heights = np.array([array.shape[2] for array in maps], np.int32)
     widths = np.array([array.shape[3] for array in maps], np.int32)
-    scales = 1.0 / np.asarray(strides, np.float64)
+    scales = np.array([1 / _positive(operator, "stride", stride) for stride in strides])
     pointers = (ctypes.c_void_p * len(maps))(*map(_pointer, maps))
+    sizes = (len(maps), batch, channels, *map(_pointer, (heights, widths, scales)))
     status = _host().course_multi_level_roi_align_host(
-        ctypes.addressof(pointers),
-        _pointer(rois),
-        _pointer(output),
-        code,
-        len(maps),
-        batch,
-        channels,
-        _pointer(heights),
-        _pointer(widths),
-        _pointer(scales),
-        finest_scale,
-        len(rois),
-        *output_size,
-        sampling_ratio,
-        _option(operator, "mode", mode, _MODES),
-        aligned,
+        ctypes.addressof(pointers), _pointer(rois), _pointer(output), code, *sizes, finest_scale, len(rois), *options
     )
     _check(operator, status)
     return output
@@ -468,7 +526,7 @@ def grid_sampler(
         *grid.shape[1:3],
         _option(operator, "interpolation", interpolation, INTERPOLATIONS),
         _option(operator, "padding", padding, PADDINGS),
-        align_corners,
+        _whole(operator, "align_corners", align_corners, 0, 1),
     )
     _check(operator, status)
     return output
@@ -512,8 +570,8 @@ def non_max_suppression(
         limit,
         iou_threshold,
         float("nan") if score_threshold is None else score_threshold,
-        center_point_box,
-        offset,
+        _whole(operator, "center_point_box", center_point_box, 0, 1),
+        _whole(operator, "offset", offset, 0, 1),
     )
     _check(operator, status)
     return selected[: rows.value].copy()

@@ -2,11 +2,11 @@
 
 What differs between the versions is found with ``hasattr``, never by reading a version number: the explicit-batch flag,
 precision flags and layer precisions (gone in 11, where types come from the graph), strongly typed networks (from 9.0
-on), named tensors (bindings by index before 8.5), the registry's ``load_library``, the progress monitor. Needs a GPU,
-TensorRT and pycuda; :func:`why_not` says what is missing. The tests prove the order of calls and the error paths only,
-against a recording fake; ``scripts/verify_tensorrt.py`` is the proof on a machine with a GPU and TensorRT, and until a
-record of it is in ``evidence/``, nobody has seen this module run an engine. Names and signatures are checked against
-TensorRT 10.13's by ``scripts/check_tensorrt_types.py``.
+on), named tensors (bindings by index before 8.5), the progress monitor. Needs a GPU, TensorRT and pycuda;
+:func:`why_not` says what is missing. The tests prove the order of calls and the error paths only, against a recording
+fake; ``scripts/verify_tensorrt.py`` is the proof on a machine with a GPU and TensorRT, and until a record of it is in
+``evidence/``, nobody has seen this module run an engine. Names and signatures are checked against TensorRT 10.13's by
+``scripts/check_tensorrt_types.py``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,6 @@ __all__ = [
 Shape = tuple[int, ...]
 #: Who decides in which precision a layer computes; see :class:`BuildOptions`.
 Typing = Literal["weak", "strong"]
-_CREATORS = 5  # plugins/tensorrt/registry.cpp
 
 
 class TensorRTMissingError(CourseError):
@@ -244,33 +243,30 @@ def _share_symbols() -> None:
 
 
 @functools.cache
-def load_plugins(path: Path) -> None:
-    """Register the plugins of a library with TensorRT, once in a process.
+def load_plugins(path: Path) -> dict[str, str]:
+    """Register the plugins of a library with TensorRT, once in a process; returns what
+    :func:`helpers.operators.library.register_plugins` says of each, "registered" or "present".
 
     Raises:
-        PluginLibraryError: the library is missing, cannot be loaded, or a creator was refused.
+        PluginLibraryError: the library is missing, cannot be loaded, or a plugin was refused.
     """
     _trt()
     if not Path(path).is_file():
         raise PluginLibraryError(f"there is no plugin library {path}", "build it: see plugins/README.md")
     log = _Log()
-    # RoiAlign is a plugin of NVIDIA's own, from 8.5 on.
+    # NVIDIA's own first: some importers of the ONNX parser (NonMaxSuppression's, RoiAlign's) make plugins of them.
     trt.init_libnvinfer_plugins(log.logger, "")
-    registry = trt.get_plugin_registry()
     _share_symbols()
     try:
-        if hasattr(registry, "load_library"):
-            loaded = registry.load_library(str(path)) is not None
-        else:
-            loaded = ctypes.CDLL(str(path)).course_plugins_register() == _CREATORS
-    except (OSError, RuntimeError, AttributeError) as error:
+        outcome = plugin_library.register_plugins(path)
+    except plugin_library.PluginBuildError as error:
+        raise PluginLibraryError(error.problem, error.next_step) from error
+    if refused := [name for name, how in outcome.items() if how == "refused"]:
         raise PluginLibraryError(
-            f"the plugin library {path} cannot be loaded ({error})", "build it against this TensorRT"
-        ) from error
-    if not loaded:
-        raise PluginLibraryError(
-            f"TensorRT refused the plugin library {path} and said: {log.words()}", "build it against this TensorRT"
+            f"TensorRT refused the plugins {', '.join(refused)} of {path} and said: {log.words()}",
+            "build it against this TensorRT",
         )
+    return outcome
 
 
 # --- building ---------------------------------------------------------------------------------------------------------

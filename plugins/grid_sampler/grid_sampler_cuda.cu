@@ -147,7 +147,7 @@ int32_t course_grid_sampler_cuda(const void* input, const void* grid, void* outp
                                  void* stream) {
     if (batch < 0 || channels < 0 || out_height < 0 || out_width < 0) return kCourseBadArgument;
     if (batch == 0 || channels == 0 || out_height == 0 || out_width == 0) return kCourseOk;
-    if (!course::plane_fits(height, width)) return kCourseBadArgument;
+    if (!course::plane_fits(height, width) || !input || !grid || !output) return kCourseBadArgument;
     const Sizes sizes{batch, channels, height, width, out_height, out_width};
     if (type == kCourseFloat32 && grid_type == kCourseFloat32)
         return choose<float, float>(input, grid, output, sizes, interpolation, padding, align_corners, stream);

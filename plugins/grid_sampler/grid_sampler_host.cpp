@@ -56,7 +56,7 @@ int32_t course_grid_sampler_host(const void* input, const void* grid, void* outp
         return kCourseBadArgument;
     const Sizes sizes{batch, channels, height, width, out_height, out_width};
     if (batch == 0 || channels == 0 || out_height == 0 || out_width == 0) return kCourseOk;
-    if (!course::plane_fits(height, width) || input == nullptr || grid == nullptr || output == nullptr) return kCourseBadArgument;
+    if (!course::plane_fits(height, width) || !input || !grid || !output) return kCourseBadArgument;
     if (type == kCourseFloat32) {
         choose<float>(input, grid, output, sizes, interpolation, padding, align_corners);
     } else if (type == kCourseFloat64) {

@@ -3,9 +3,7 @@
 // the four results by zero.
 #pragma once
 
-#include "../common/host_device.h"
-
-enum { kCourseMaxLevels = 8 };
+#include "../roi_align/roi_align_options.h"  // kCourseMaxLevels
 
 // features: `levels` pointers to (batch, channels, heights[l], widths[l]); the rest as in roi_align.h. spatial_scales[l] is
 // 1 / stride. A RoI of finest_scale * 2^l to finest_scale * 2^(l+1) pixels (square root of its area) goes to level l.

@@ -8,8 +8,8 @@ int32_t course_multi_level_roi_align_cuda(const void* const* features, const voi
                                           double finest_scale, int32_t count, int32_t output_height, int32_t output_width,
                                           int32_t sampling_ratio, int32_t mode, int32_t aligned, void* stream) {
     const course::RoiAlignOptions options{output_height, output_width, sampling_ratio, mode, aligned};
-    if (!course::roi_align_options_ok(batch, channels, count, options) || levels < 1 || levels > kCourseMaxLevels ||
-        !(finest_scale > 0))
+    if (!course::roi_align_arguments_ok(features, rois, output, levels, batch, channels, heights, widths, spatial_scales,
+                                        finest_scale, count, options))
         return kCourseBadArgument;
     if (type == kCourseFloat32)
         return course::roi_align_levels<float>(features, rois, output, roi_type, levels, batch, channels, heights, widths,

@@ -34,11 +34,9 @@ int32_t course_multi_level_roi_align_host(const void* const* features, const voi
                                           int32_t count, int32_t output_height, int32_t output_width,
                                           int32_t sampling_ratio, int32_t mode, int32_t aligned) {
     const course::RoiAlignOptions options{output_height, output_width, sampling_ratio, mode, aligned};
-    if (!course::roi_align_arguments_ok(rois, output, batch, channels, count, options) || levels < 1 ||
-        levels > kCourseMaxLevels || !(finest_scale > 0))
+    if (!course::roi_align_arguments_ok(features, rois, output, levels, batch, channels, heights, widths, spatial_scales,
+                                        finest_scale, count, options))
         return kCourseBadArgument;
-    for (int32_t l = 0; l < levels; ++l)
-        if (!course::plane_fits(heights[l], widths[l])) return kCourseBadArgument;
     if (count == 0 || channels == 0) return kCourseOk;
     if (type == kCourseFloat32) {
         run<float>(features, rois, output, levels, batch, channels, heights, widths, spatial_scales, finest_scale, count,

@@ -189,6 +189,7 @@ int32_t course_non_max_suppression_cuda(const void* boxes, const void* scores, i
     const int32_t segments = batch * classes;
     const int32_t kept = kept_per_class(count, max_per_class);
     if (segments == 0 || kept == 0) return kCourseOk;
+    if (!boxes || !scores || !selected || !workspace) return kCourseBadArgument;
     Workspace w;
     w.order = static_cast<int32_t*>(workspace);
     w.kept = w.order + int64_t(segments) * count;

@@ -56,8 +56,9 @@ int32_t course_non_max_suppression_host(const void* boxes, const void* scores, i
                                         int64_t max_per_class, double iou_threshold, double score_threshold,
                                         int32_t center_point_box, int32_t offset) {
     if (batch < 0 || classes < 0 || count < 0 || max_per_class < 0 || !(iou_threshold >= 0 && iou_threshold <= 1) ||
-        (offset != 0 && offset != 1) || selected_count == nullptr)
+        (offset != 0 && offset != 1) || !selected_count)
         return kCourseBadArgument;
+    if (batch > 0 && classes > 0 && count > 0 && max_per_class > 0 && (!boxes || !scores || !selected)) return kCourseBadArgument;
     const Sizes sizes{batch, classes, count, max_per_class};
     if (type == kCourseFloat32) {
         *selected_count = run(static_cast<const float*>(boxes), static_cast<const float*>(scores), selected, sizes,

@@ -30,10 +30,10 @@ int32_t course_roi_align_host(const void* features, const void* rois, void* outp
                               int32_t output_width, double spatial_scale, int32_t sampling_ratio, int32_t mode,
                               int32_t aligned) {
     const course::RoiAlignOptions options{output_height, output_width, sampling_ratio, mode, aligned};
-    if (!course::roi_align_arguments_ok(rois, output, batch, channels, count, options) || !course::plane_fits(height, width))
+    if (!course::roi_align_arguments_ok(&features, rois, output, 1, batch, channels, &height, &width, &spatial_scale, 1, count,
+                                        options))
         return kCourseBadArgument;
     if (count == 0 || channels == 0) return kCourseOk;
-    if (features == nullptr && batch > 0) return kCourseBadArgument;
     if (type == kCourseFloat32) {
         run<float>(features, rois, output, batch, channels, height, width, count, spatial_scale, options);
     } else if (type == kCourseFloat64) {

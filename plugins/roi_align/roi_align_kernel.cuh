@@ -7,7 +7,6 @@
 #pragma once
 
 #include "../common/cuda_common.h"
-#include "../multi_level_roi_align/multi_level_roi_align.h"
 #include "roi_align_math.h"
 
 namespace course {
@@ -140,7 +139,8 @@ int32_t launch_roi_align(const LevelTable<Element>& table, const void* rois, voi
     return launch_status();
 }
 
-// Validates, fills the table and picks the element types; `levels` 1 with finest_scale 0 is the single-level operator.
+// Fills the table and picks the element types; `levels` 1 with finest_scale 0 is the single-level operator. The arguments
+// have been checked (roi_align_arguments_ok).
 template <typename Element>
 int32_t roi_align_levels(const void* const* features, const void* rois, void* output, int32_t roi_type, int32_t levels,
                          int32_t batch, int32_t channels, const int32_t* heights, const int32_t* widths,
@@ -150,7 +150,6 @@ int32_t roi_align_levels(const void* const* features, const void* rois, void* ou
     table.levels = levels;
     table.finest_scale = float(finest_scale);
     for (int32_t l = 0; l < levels; ++l) {
-        if (!plane_fits(heights[l], widths[l])) return kCourseBadArgument;
         table.data[l] = static_cast<const Element*>(features[l]);
         table.height[l] = heights[l];
         table.width[l] = widths[l];
@@ -162,11 +161,6 @@ int32_t roi_align_levels(const void* const* features, const void* rois, void* ou
     if (roi_type == kCourseFloat16)
         return launch_roi_align<Element, __half>(table, rois, output, batch, channels, count, options, stream);
     return kCourseBadArgument;
-}
-
-inline bool roi_align_options_ok(int32_t batch, int32_t channels, int32_t count, const RoiAlignOptions& options) {
-    return batch >= 0 && channels >= 0 && count >= 0 && options.output_height > 0 && options.output_width > 0 &&
-           options.sampling_ratio >= 0 && (options.mode == kRoiAlignMax || options.mode == kRoiAlignAverage);
 }
 
 }  // namespace course

@@ -49,11 +49,4 @@ void roi_align_one_host(const FeatureLevel<Real>& level, int32_t batch_index, in
     }
 }
 
-inline bool roi_align_arguments_ok(const void* rois, const void* output, int32_t batch, int32_t channels, int32_t count,
-                                   const RoiAlignOptions& options) {
-    return batch >= 0 && channels >= 0 && count >= 0 && options.output_height > 0 && options.output_width > 0 &&
-           options.sampling_ratio >= 0 && (options.mode == kRoiAlignMax || options.mode == kRoiAlignAverage) &&
-           (count == 0 || channels == 0 || (rois != nullptr && output != nullptr));
-}
-
 }  // namespace course

@@ -15,23 +15,12 @@
 //  - adaptive sampling of a RoI so large that a bin needs more than kMaxGrid points an axis: kMaxGrid points are used.
 #pragma once
 
-#include "../common/host_device.h"
+#include "roi_align_options.h"
 
 namespace course {
 
-constexpr int32_t kMaxGrid = 4096;  // 4096 points over 7 bins cover 28,672 feature pixels: far more than any picture
 constexpr int32_t kMaxTaps = 48;    // taps an axis that the fast path holds; larger bins take the sample by sample path
 constexpr int32_t kMaxTapBins = 32; // bins an axis, likewise
-
-enum RoiAlignMode : int32_t { kRoiAlignMax = 0, kRoiAlignAverage = 1 };
-
-struct RoiAlignOptions {
-    int32_t output_height;
-    int32_t output_width;
-    int32_t sampling_ratio;  // 0: adaptive, ceil(bin size) points an axis
-    int32_t mode;            // RoiAlignMode
-    int32_t aligned;         // 1: shift by half a pixel (detectron2); 0: the legacy behaviour
-};
 
 // One axis of one RoI on the feature map.
 template <typename Real>

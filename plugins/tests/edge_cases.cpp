@@ -299,9 +299,127 @@ void scatter_nd_cases() {
     }
 }
 
+// Arguments that no launch may follow: on either side the answer is "bad argument", before a buffer is touched. (That RoIs
+// have five columns, and levels one batch and one channel count, the C interface takes for granted: it is not told.)
+struct RoiAlignCall {
+    int32_t levels = 1, batch = 1, channels = 2, height = 4, width = 5, count = 1, bins = 3, ratio = 0, mode = 1, aligned = 1;
+    double scale = 0.5, finest_scale = 14;
+    bool features = true, rois = true, output = true, sizes = true;
+    bool one_level = true;  // also a call of roi_align
+};
+
+void refused_roi_align(const RoiAlignCall& c, int32_t wanted, long number) {
+    Buffer<float> features(random_values(40, -1, 1)), rois({0, 0, 0, 5, 5}), output(std::vector<float>(18, -7.0f));
+    const int32_t heights[16] = {c.height, 4, 4, 4, 4, 4, 4, 4, 4}, widths[16] = {c.width, 5, 5, 5, 5, 5, 5, 5, 5};
+    double scales[16] = {c.scale, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5};
+    const void* maps[16];
+    for (const void*& map : maps) map = c.features ? features.host() : nullptr;
+    if (c.one_level)
+        expect(course_roi_align_host(maps[0], c.rois ? rois.host() : nullptr, c.output ? output.host() : nullptr, kCourseFloat32,
+                                     c.batch, c.channels, c.height, c.width, c.count, c.bins, c.bins, c.scale, c.ratio, c.mode,
+                                     c.aligned) == wanted,
+               "roi_align refuses", number);
+    expect(course_multi_level_roi_align_host(maps, c.rois ? rois.host() : nullptr, c.output ? output.host() : nullptr,
+                                             kCourseFloat32, c.levels, c.batch, c.channels, c.sizes ? heights : nullptr, widths,
+                                             scales, c.finest_scale, c.count, c.bins, c.bins, c.ratio, c.mode,
+                                             c.aligned) == wanted,
+           "multi_level_roi_align refuses", number);
+#ifdef COURSE_CUDA
+    for (const void*& map : maps) map = c.features ? features.device() : nullptr;
+    if (c.one_level)
+        expect(course_roi_align_cuda(maps[0], c.rois ? rois.device() : nullptr, c.output ? output.device() : nullptr,
+                                     kCourseFloat32, kCourseFloat32, c.batch, c.channels, c.height, c.width, c.count, c.bins,
+                                     c.bins, c.scale, c.ratio, c.mode, c.aligned, nullptr) == wanted,
+               "roi_align refuses on the GPU", number);
+    expect(course_multi_level_roi_align_cuda(maps, c.rois ? rois.device() : nullptr, c.output ? output.device() : nullptr,
+                                             kCourseFloat32, kCourseFloat32, c.levels, c.batch, c.channels,
+                                             c.sizes ? heights : nullptr, widths, scales, c.finest_scale, c.count, c.bins,
+                                             c.bins, c.ratio, c.mode, c.aligned, nullptr) == wanted,
+           "multi_level_roi_align refuses on the GPU", number);
+#endif
+    for (size_t i = 0; wanted != kCourseOk && i < output.count(); ++i)
+        expect(output.host()[i] == -7.0f, "what is refused writes nothing", number);
+}
+
+template <typename Change>
+RoiAlignCall with(Change change) {
+    RoiAlignCall call;
+    change(call);
+    return call;
+}
+
+void refusals() {
+    using Call = RoiAlignCall;
+    refused_roi_align(Call(), kCourseOk, 0);
+    const RoiAlignCall bad[] = {
+        with([](Call& c) { c.batch = -1; }), with([](Call& c) { c.channels = -1; }), with([](Call& c) { c.count = -1; }),
+        with([](Call& c) { c.height = 0; }), with([](Call& c) { c.width = -5; }),
+        with([](Call& c) { c.height = c.width = 1 << 16; }), with([](Call& c) { c.bins = 0; }),
+        with([](Call& c) { c.bins = 5000; }), with([](Call& c) { c.ratio = -1; }), with([](Call& c) { c.ratio = 5000; }),
+        with([](Call& c) { c.mode = 2; }), with([](Call& c) { c.aligned = 2; }), with([](Call& c) { c.scale = 0; }),
+        with([](Call& c) { c.scale = double(kNan); }), with([](Call& c) { c.scale = double(kInf); }),
+        with([](Call& c) { c.features = false; }), with([](Call& c) { c.rois = false; }),
+        with([](Call& c) { c.output = false; }),
+    };
+    const RoiAlignCall bad_levels[] = {
+        with([](Call& c) { c.finest_scale = 0; }), with([](Call& c) { c.finest_scale = double(kNan); }),
+        with([](Call& c) { c.finest_scale = double(kInf); }), with([](Call& c) { c.levels = 0; }),
+        with([](Call& c) { c.levels = 9; }), with([](Call& c) { c.sizes = false; }),
+    };
+    long number = 0;
+    for (const RoiAlignCall& call : bad) refused_roi_align(call, kCourseBadArgument, ++number);
+    for (RoiAlignCall call : bad_levels) {
+        call.one_level = false;
+        refused_roi_align(call, kCourseBadArgument, ++number);
+    }
+    // Without RoIs there is nothing to read, whatever the pointers are.
+    refused_roi_align(with([](Call& c) { c.count = 0, c.features = c.rois = c.output = false; }), kCourseOk, ++number);
+
+    Buffer<float> pictures(random_values(40, -1, 1)), grid(random_values(12, -1, 1)), output(std::vector<float>(12, -7.0f));
+    const struct {
+        int32_t batch, channels, height, width, out, interpolation, padding;
+        bool there;
+    } grids[] = {{-1, 2, 4, 5, 3, 0, 0, true}, {1, 2, 0, 5, 3, 0, 0, true},  {1, 2, 4, 5, -3, 0, 0, true},
+                 {1, 2, 4, 5, 3, 3, 0, true},  {1, 2, 4, 5, 3, 0, -1, true}, {1, 2, 4, 5, 3, 0, 0, false}};
+    for (const auto& g : grids) {
+        ++number;
+        expect(course_grid_sampler_host(g.there ? pictures.host() : nullptr, grid.host(), output.host(), kCourseFloat32, g.batch,
+                                        g.channels, g.height, g.width, g.out, 2, g.interpolation, g.padding,
+                                        0) == kCourseBadArgument,
+               "grid_sampler refuses", number);
+#ifdef COURSE_CUDA
+        expect(course_grid_sampler_cuda(g.there ? pictures.device() : nullptr, grid.device(), output.device(), kCourseFloat32,
+                                        kCourseFloat32, g.batch, g.channels, g.height, g.width, g.out, 2, g.interpolation,
+                                        g.padding, 0, nullptr) == kCourseBadArgument,
+               "grid_sampler refuses on the GPU", number);
+#endif
+    }
+}
+
+// A RoI of a picture that is not in the batch, or without an answer otherwise: its output is 0.
+void rois_of_no_picture() {
+    Buffer<float> features(std::vector<float>(2 * 6 * 6, 1.0f));
+    Buffer<float> rois({-1, 0, 0, 5, 5, 2, 0, 0, 5, 5, kNan, 0, 0, 5, 5, 1e20f, 0, 0, 5, 5, 1, 0, 0, 5, 5});
+    Buffer<float> output(std::vector<float>(5, -7.0f));
+    const int32_t size = 6;
+    const double scale = 1;
+    const void* maps[] = {features.host()};
+    for (int32_t multi : {0, 1}) {
+        const int32_t status =
+            multi ? course_multi_level_roi_align_host(maps, rois.host(), output.host(), kCourseFloat32, 1, 2, 1, &size, &size,
+                                                      &scale, 14, 5, 1, 1, 0, 1, 1)
+                  : course_roi_align_host(features.host(), rois.host(), output.host(), kCourseFloat32, 2, 1, 6, 6, 5, 1, 1, 1,
+                                          0, 1, 1);
+        expect(status == kCourseOk, "RoIs of no picture", multi);
+        for (size_t i = 0; i < 5; ++i) expect(output.host()[i] == (i == 4 ? 1.0f : 0.0f), "0 for RoIs of no picture", long(i));
+    }
+}
+
 }  // namespace
 
 int main() {
+    refusals();
+    rois_of_no_picture();
     roi_align_cases();
     multi_level_cases();
     grid_sampler_cases();

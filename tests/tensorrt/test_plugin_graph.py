@@ -349,8 +349,3 @@ def test_thresholds_that_cannot_be_attributes_are_refused(limit, words):
     model = helper.make_model(helper.make_graph([node], "g", inputs[: 2 + (limit is None)], [output], given))
     with pytest.raises(GraphPatternError, match=f"the_nms.* {words}|the_nms {words}"):
         thresholds_to_attributes(model)
-
-
-def test_the_readme_names_what_exists():
-    text = (Path(plugin_graph.__file__).parent.parent / "plugins" / "README.md").read_text()
-    assert "helpers.tensorrt.plugin_graph.thresholds_to_attributes" in text

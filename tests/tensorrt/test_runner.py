@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import subprocess
 import types
 import weakref
 from pathlib import Path
@@ -535,36 +536,54 @@ def test_an_engine_that_tensorrt_refuses(tmp_path: Path, monkeypatch: pytest.Mon
     assert calls[-1] == "gpu.pop"
 
 
+def shared_library(path: Path, source: str) -> Path:
+    source_file = path.with_suffix(".cpp")
+    source_file.write_text(f'extern "C" {{ {source} }}')
+    compiler = plugin_library.find_cxx() or "c++"
+    subprocess.run([compiler, "-shared", "-fPIC", source_file, "-o", path], check=True)
+    return path
+
+
 def test_plugin_library_missing_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = Recorder([], "registry", load_library=lambda _: None)
-    use(monkeypatch, Fake("10", module={"get_plugin_registry": lambda: registry}))
+    use(monkeypatch, Fake("10"))
     with pytest.raises(tr.PluginLibraryError, match="there is no plugin library"):
         tr.load_plugins(tmp_path / "missing.so")
     (tmp_path / "bad.so").write_bytes(b"")
-    with pytest.raises(tr.PluginLibraryError, match="refused the plugin library"):
+    with pytest.raises(tr.PluginLibraryError, match=r"bad\.so cannot be loaded .*: build it against this TensorRT"):
         tr.load_plugins(tmp_path / "bad.so")
-    registry = Recorder([], "registry", load_library=AttributeError)  # 8.4: loaded with ctypes
-    with pytest.raises(tr.PluginLibraryError, match="cannot be loaded"):
-        tr.load_plugins(tmp_path / "bad.so")
+    other = shared_library(tmp_path / "other.so", "int something_else() { return 0; }")
+    with pytest.raises(tr.PluginLibraryError, match=r"other\.so cannot be loaded .*course_plugins_register"):
+        tr.load_plugins(other)
+    words = r'"MMCVRoiAlign registered\ngrid_sampler refused\nMultiLevelRoIAlign refused\n"'
+    refusing = shared_library(tmp_path / "refusing.so", f"const char* course_plugins_register() {{ return {words}; }}")
+    with pytest.raises(tr.PluginLibraryError, match="refused the plugins grid_sampler, MultiLevelRoIAlign of .* said"):
+        tr.load_plugins(refusing)
 
 
+@pytest.mark.parametrize("version", ["8.4", "10", "11"])
 def test_plugins_find_the_functions_of_a_tensorrt_that_was_loaded_for_itself_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    """As TensorRT's wheels load it; the library of the plugins is not linked with it, and here calls one function."""
-    sources = {
-        "libnvinfer.so.99": "int stand_in() { return 5; }",
-        "libplugins.so": "int stand_in(); int course_plugins_register() { return stand_in(); }",
-    }
-    for name, source in sources.items():
-        (tmp_path / "x.cpp").write_text(f'extern "C" {{ {source} }}')
-        compiler = plugin_library.find_cxx() or "c++"
-        plugin_library.run_compiler([compiler, "-shared", "-fPIC", tmp_path / "x.cpp", "-o", tmp_path / name])
-    ctypes.CDLL(str(tmp_path / "libnvinfer.so.99"))
+    """As TensorRT's wheels load it; the library of the plugins is not linked with it, and here calls one function.
+
+    A name that the registry holds already is no error.
+    """
+    said = r'"MMCVRoiAlign present\ngrid_sampler registered\nMultiLevelRoIAlign registered\n"'
+    function = f"stand_in_{version.replace('.', '_')}"
+    nvinfer = shared_library(tmp_path / "libnvinfer.so.99", f"const char* {function}() {{ return {said}; }}")
+    plugins = shared_library(
+        tmp_path / "libplugins.so",
+        f"const char* {function}(); const char* course_plugins_register() {{ return {function}(); }}",
+    )
+    ctypes.CDLL(str(nvinfer))
     with pytest.raises(OSError, match="undefined symbol"):
-        ctypes.CDLL(str(tmp_path / "libplugins.so"))
-    use(monkeypatch, Fake("8.4", module={"get_plugin_registry": types.SimpleNamespace}))
-    tr.load_plugins(tmp_path / "libplugins.so")
+        ctypes.CDLL(str(plugins))
+    use(monkeypatch, Fake(version))
+    assert tr.load_plugins(plugins) == {
+        "MMCVRoiAlign": "present",
+        "grid_sampler": "registered",
+        "MultiLevelRoIAlign": "registered",
+    }
 
 
 def test_the_plugin_library_is_built_for_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,16 @@
-// NOT TensorRT. The few declarations of its plugin interface that plugins/tensorrt/plugin.h uses, written for the tests so
-// that the plugin classes can be compiled and driven on a machine without TensorRT and without CUDA. It proves what the
-// classes do when they are called as the documentation says; that TensorRT calls them so, only TensorRT can prove.
+// NOT TensorRT. The few declarations of its plugin interfaces that plugins/tensorrt uses, written for the tests so that the
+// plugin classes can be compiled and driven on a machine without TensorRT and without CUDA: IPluginV2DynamicExt for
+// NV_TENSORRT_MAJOR 8, IPluginV3 for 10. It proves what the classes do when they are called as the documentation says; that
+// TensorRT calls them so, only TensorRT can prove.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
 #define COURSE_FAKE_TENSORRT 1
+#ifndef NV_TENSORRT_MAJOR
+#error "choose the interface: -DNV_TENSORRT_MAJOR=8 or 10"
+#endif
 
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
@@ -17,12 +21,16 @@ enum class DataType : int32_t { kFLOAT = 0, kHALF = 1, kINT8 = 2, kINT32 = 3, kB
 enum class TensorFormat : int32_t { kLINEAR = 0, kCHW2 = 1 };
 enum class DimensionOperation : int32_t { kSUM = 0, kPROD = 1, kMAX = 2, kMIN = 3 };
 
-// 64-bit dimensions, as from version 10 on: narrowing must be explicit.
-struct Dims64 {
+// 64-bit from version 10 on: narrowing must be explicit.
+struct Dims {
+    static constexpr int32_t MAX_DIMS = 8;
     int32_t nbDims;
-    int64_t d[8];
+#if NV_TENSORRT_MAJOR >= 10
+    int64_t d[MAX_DIMS];
+#else
+    int32_t d[MAX_DIMS];
+#endif
 };
-using Dims = Dims64;
 
 struct PluginTensorDesc {
     Dims dims;
@@ -33,6 +41,9 @@ struct PluginTensorDesc {
 struct DynamicPluginTensorDesc {
     PluginTensorDesc desc;
     Dims min, max;
+#if NV_TENSORRT_MAJOR >= 10
+    Dims opt;
+#endif
 };
 
 class IDimensionExpr {
@@ -53,7 +64,16 @@ struct DimsExprs {
     const IDimensionExpr* d[8];
 };
 
-enum class PluginFieldType : int32_t { kFLOAT16 = 0, kFLOAT32 = 1, kFLOAT64 = 2, kINT8 = 3, kINT16 = 4, kINT32 = 5, kCHAR = 6 };
+enum class PluginFieldType : int32_t {
+    kFLOAT16 = 0,
+    kFLOAT32 = 1,
+    kFLOAT64 = 2,
+    kINT8 = 3,
+    kINT16 = 4,
+    kINT32 = 5,
+    kCHAR = 6,
+    kUNKNOWN = 8
+};
 struct PluginField {
     const char* name;
     const void* data;
@@ -67,6 +87,80 @@ struct PluginFieldCollection {
     int32_t nbFields;
     const PluginField* fields;
 };
+
+#if NV_TENSORRT_MAJOR >= 10
+
+struct InterfaceInfo {
+    const char* kind;
+    int32_t major, minor;
+};
+class IVersionedInterface {
+public:
+    virtual ~IVersionedInterface() = default;
+    virtual InterfaceInfo getInterfaceInfo() const noexcept = 0;
+};
+
+enum class TensorRTPhase : int32_t { kBUILD = 0, kRUNTIME = 1 };
+enum class PluginCapabilityType : int32_t { kCORE = 0, kBUILD = 1, kRUNTIME = 2 };
+class IPluginResourceContext;
+
+class IPluginCapability : public IVersionedInterface {};
+class IPluginV3 : public IVersionedInterface {
+public:
+    InterfaceInfo getInterfaceInfo() const noexcept override { return {"PLUGIN", 1, 0}; }
+    virtual IPluginCapability* getCapabilityInterface(PluginCapabilityType type) noexcept = 0;
+    virtual IPluginV3* clone() noexcept = 0;
+};
+class IPluginV3OneCore : public IPluginCapability {
+public:
+    InterfaceInfo getInterfaceInfo() const noexcept override { return {"PLUGIN_V3ONE_CORE", 1, 0}; }
+    virtual const char* getPluginName() const noexcept = 0;
+    virtual const char* getPluginVersion() const noexcept = 0;
+    virtual const char* getPluginNamespace() const noexcept = 0;
+};
+class IPluginV3OneBuild : public IPluginCapability {
+public:
+    InterfaceInfo getInterfaceInfo() const noexcept override { return {"PLUGIN_V3ONE_BUILD", 1, 0}; }
+    virtual int32_t configurePlugin(const DynamicPluginTensorDesc* in, int32_t inputs, const DynamicPluginTensorDesc* out,
+                                    int32_t outputs) noexcept = 0;
+    virtual int32_t getOutputDataTypes(DataType* types, int32_t outputs, const DataType* input_types,
+                                       int32_t inputs) const noexcept = 0;
+    virtual int32_t getOutputShapes(const DimsExprs* in, int32_t inputs, const DimsExprs* shape_in, int32_t shape_inputs,
+                                    DimsExprs* out, int32_t outputs, IExprBuilder& builder) noexcept = 0;
+    virtual bool supportsFormatCombination(int32_t position, const DynamicPluginTensorDesc* tensors, int32_t inputs,
+                                           int32_t outputs) noexcept = 0;
+    virtual int32_t getNbOutputs() const noexcept = 0;
+};
+class IPluginV3OneRuntime : public IPluginCapability {
+public:
+    InterfaceInfo getInterfaceInfo() const noexcept override { return {"PLUGIN_V3ONE_RUNTIME", 1, 0}; }
+    virtual int32_t onShapeChange(const PluginTensorDesc* in, int32_t inputs, const PluginTensorDesc* out,
+                                  int32_t outputs) noexcept = 0;
+    virtual int32_t enqueue(const PluginTensorDesc* in, const PluginTensorDesc* out, const void* const* inputs,
+                            void* const* outputs, void* workspace, cudaStream_t stream) noexcept = 0;
+    virtual IPluginV3* attachToContext(IPluginResourceContext* context) noexcept = 0;
+    virtual const PluginFieldCollection* getFieldsToSerialize() noexcept = 0;
+};
+
+class IPluginCreatorInterface : public IVersionedInterface {};
+class IPluginCreatorV3One : public IPluginCreatorInterface {
+public:
+    InterfaceInfo getInterfaceInfo() const noexcept override { return {"PLUGIN CREATOR_V3ONE", 1, 0}; }
+    virtual IPluginV3* createPlugin(const char* name, const PluginFieldCollection* fields, TensorRTPhase phase) noexcept = 0;
+    virtual const PluginFieldCollection* getFieldNames() noexcept = 0;
+    virtual const char* getPluginName() const noexcept = 0;
+    virtual const char* getPluginVersion() const noexcept = 0;
+    virtual const char* getPluginNamespace() const noexcept = 0;
+};
+class IPluginRegistry {
+public:
+    virtual ~IPluginRegistry() = default;
+    virtual bool registerCreator(IPluginCreatorInterface& creator, const char* name_space) noexcept = 0;
+    virtual IPluginCreatorInterface* getCreator(const char* name, const char* version,
+                                                const char* name_space = "") noexcept = 0;
+};
+
+#else
 
 class IPluginV2 {
 public:
@@ -113,7 +207,11 @@ class IPluginRegistry {
 public:
     virtual ~IPluginRegistry() = default;
     virtual bool registerCreator(IPluginCreator& creator, const char* name_space) noexcept = 0;
+    virtual IPluginCreator* getPluginCreator(const char* name, const char* version, const char* name_space = "") noexcept = 0;
 };
+
+#endif
+
 class ILogger {
 public:
     enum class Severity : int32_t { kINTERNAL_ERROR = 0, kERROR = 1 };
