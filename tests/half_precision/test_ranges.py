@@ -17,12 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 matplotlib.use("Agg")
 
-from helpers.detector.models import load_detector
-from helpers.detector.preprocess import prepare, read_picture
-from helpers.export import exporter as export
 from helpers.graph import cut
 from helpers.graph.cut import GraphInputError
-from helpers.graph.file import load_onnx
 from helpers.graph.origins import Origin
 from helpers.graph.runner import RunnerError
 from helpers.half_precision.ranges import (
@@ -34,7 +30,6 @@ from helpers.half_precision.ranges import (
     range_report,
     table,
 )
-from helpers.paths import DATA
 
 
 def graph(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], output: str = "y") -> onnx.ModelProto:
@@ -291,19 +286,3 @@ def test_bad_input_is_named(model):
     assert range_report(indexed, [feeds(0, 1)])["y"].elements == 2
     with pytest.raises(RunnerError, match="stopped inside the graph .*pick.*: check the input"):
         range_report(indexed, [feeds(0, 2)])
-
-
-@pytest.mark.slow
-def test_the_embedded_model_passes_the_limit_where_classes_are_moved_apart(tmp_path):
-    """80 classes, 1216 pixels apart, in the box head's NMS, and boxes of more than 65,504 square pixels."""
-    model = load_onnx(export.export_onnx(load_detector("emoji"), tmp_path / "x.onnx"))
-    name = model.graph.input[0].name
-    pictures = ("crowd", "tiny")
-    report = range_report(model, ({name: prepare(read_picture(DATA / "demo" / f"{p}.jpg")).tensor} for p in pictures))
-    functions = {row.where.lines[0].split()[-1] for row in report.overflowing() if row.where.lines}
-    assert functions == {"map_roi_levels", "onnx_export", "add_dummy_nms_for_onnx"}
-    # mmdet's offsets are labels * 1216 + 1; the exporter and onnxsim make one constant of that.
-    (offsets,) = [row for row in report.overflowing() if row.constant]
-    assert (offsets.minimum, offsets.maximum) == (1, 79 * 1216 + 1)
-    assert not any(row.non_finite for row in report.rows)
-    assert report[name].elements == 2 * 3 * 800 * 1216
