@@ -410,7 +410,13 @@ def difference_figure(
     axis.set_title(f"{found.symptom}: the graph against {found.reference}")
     if expected is not None and graph_side.ndim >= 2 and graph_side.shape[-1] in (4, 5) and graph_side.size >= 8:
         _draw_boxes(axis, picture, _boxes(expected), _boxes(graph_side))
-    elif expected is not None and expected.shape == graph_side.shape and graph_side.ndim == 4 and len(graph_side) == 1:
+    elif (
+        expected is not None
+        and expected.size
+        and expected.shape == graph_side.shape
+        and graph_side.ndim == 4
+        and len(graph_side) == 1
+    ):
         heat = np.abs(expected - graph_side)[0].mean(axis=0)
         axis.imshow(picture[..., ::-1])
         size = picture.shape[1::-1]
@@ -445,7 +451,7 @@ def _boxes(array: Array) -> Array:
     rows = array.reshape(-1, array.shape[-1]).astype(np.float32)
     if rows.shape[1] == 4:
         return rows
-    is_roi = bool((rows[:, 0] == np.round(rows[:, 0])).all()) and float(rows[:, 4].max()) > 1
+    is_roi = bool((rows[:, 0] == np.round(rows[:, 0])).all()) and float(rows[:, 4].max(initial=0)) > 1
     return rows[:, 1:] if is_roi else rows[:, :4]
 
 
