@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 from collections import Counter
@@ -19,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from helpers import paths
+from helpers.artifacts import sha256_file
 from helpers.detector.detections import Detections
 from helpers.detector.preprocess import read_picture
 from helpers.errors import CourseError
@@ -80,6 +82,16 @@ class EvaluationSet:
         """The first ``count`` pictures only."""
         return EvaluationSet(self.folder, self.truth, self.image_ids[:count], self.category_ids)
 
+    def spread(self, count: int) -> EvaluationSet:
+        """``count`` pictures (all, if there are fewer) at equal distances, the first and the last among them."""
+        places = sorted(set(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int).tolist()))
+        return EvaluationSet(self.folder, self.truth, tuple(self.image_ids[i] for i in places), self.category_ids)
+
+    def digest(self) -> str:
+        """The SHA-256 of the annotations and of the pictures: the set as a recorded input of an artifact."""
+        files = [self.folder / "annotations.json", *map(self.path, self.image_ids)]
+        return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
+
 
 def load_set(folder: Path | None = None) -> EvaluationSet:
     """The validation set in ``folder`` (default ``data/val``): pictures beside an ``annotations.json``.
@@ -109,10 +121,11 @@ def with_progress(dataset: EvaluationSet, description: str) -> Iterator[tuple[in
 
 
 def coco_results(found: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Detections of one picture as COCO result entries; masks must have the size of the picture."""
+    """Detections of one picture as COCO result entries (JSON can hold them); masks must have the picture's size."""
     results = []
     for box, confidence, label, mask in zip(found.boxes, found.scores, found.labels, found.masks, strict=True):
         encoded = rle.encode(np.asfortranarray(mask, np.uint8))
+        encoded["counts"] = encoded["counts"].decode()
         x1, y1, x2, y2 = (float(value) for value in box)
         results.append(
             {
@@ -127,7 +140,10 @@ def coco_results(found: Detections, image_id: int, category_ids: Sequence[int]) 
 
 
 def score(dataset: EvaluationSet, results: Sequence[Mapping[str, Any]]) -> AveragePrecision:
-    """AP of COCO result entries over the pictures of ``dataset``. No result at all gives 0."""
+    """AP of COCO result entries over the pictures of ``dataset``; those of other pictures do not count. No result at
+    all gives 0."""
+    chosen = set(dataset.image_ids)
+    results = [entry for entry in results if entry["image_id"] in chosen]
     if not results:
         return AveragePrecision(0.0, 0.0, 0.0, 0.0, len(dataset))
     boxes, masks = (_accumulated(dataset, results, kind).stats for kind in ("bbox", "segm"))

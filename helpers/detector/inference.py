@@ -1,23 +1,32 @@
-"""PyTorch inference with an mmdet detector, on arrays."""
+"""PyTorch inference with an mmdet detector, on arrays; and what it finds on a whole set, kept as an artifact."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from helpers import artifacts
 from helpers.detector.detections import Detections
+from helpers.detector.evaluation import EvaluationSet, coco_results, with_progress
+from helpers.detector.models import weights_digest
 from helpers.detector.preprocess import NetworkInput, prepare, read_picture
 from helpers.errors import CourseError
 
 if TYPE_CHECKING:
     from mmdet.models.detectors import BaseDetector
 
-__all__ = ["NothingFoundError", "detect", "detect_prepared", "first_with_objects"]
+__all__ = ["NothingFoundError", "detect", "detect_prepared", "first_with_objects", "results_on"]
+
+# What the kept results depend on beside weights, configuration and pictures.
+_VERSIONS = ("torch", "mmcv-full", "mmdet", "numpy", "opencv-python-headless")
+_CODE = ("detections.py", "evaluation.py", "inference.py", "pipeline.py", "preprocess.py")
 
 
 class NothingFoundError(CourseError):
@@ -60,3 +69,28 @@ def first_with_objects(
     raise NothingFoundError(
         f"the detector finds nothing in {len(files)} pictures", "give a picture of something that it knows"
     )
+
+
+def results_on(dataset: EvaluationSet, detector: BaseDetector, path: Path) -> list[dict[str, Any]]:
+    """What the detector finds on every picture of a set, as COCO result entries (see ``evaluation.coco_results``).
+
+    They are kept in ``path`` (JSON) with what they were made from, and read from there as long as weights,
+    configuration, pictures, versions of the libraries and the code of this folder are the same.
+    """
+
+    def build(temporary: Path) -> None:
+        results: list[dict[str, Any]] = []
+        for image_id, picture in with_progress(dataset, "PyTorch"):
+            results += coco_results(detect(detector, picture), image_id, dataset.category_ids)
+        temporary.write_text(json.dumps(results))
+
+    here = Path(__file__).parent
+    inputs = {
+        "weights": weights_digest(detector),
+        "configuration": str(detector.cfg.model),
+        "pictures": dataset.digest(),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+        "code": {name: artifacts.file_input(here / name) for name in _CODE},
+    }
+    results: list[dict[str, Any]] = json.loads(artifacts.make(path, inputs, build).read_text())
+    return results

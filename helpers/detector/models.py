@@ -2,10 +2,15 @@
 
 ``emoji`` is shipped in the repository. ``r50`` is mmdet's official ``mask_rcnn_r50_fpn_2x_coco``, whose config ships
 inside the mmdet wheel and whose checkpoint the user fetches or names.
+
+torch and mmdet take seconds to import, so only the functions that build or open something import them: names, paths and
+their errors come at once.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import logging
 import os
 import pickle
@@ -17,23 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from helpers import paths
 from helpers.artifacts import sha256_file
 from helpers.compat import ensure_torchvision
-from helpers.detector.pipeline import mmdet_pipeline
 from helpers.detector.preprocess import INPUT_HEIGHT, INPUT_WIDTH
 from helpers.errors import CourseError
 
-ensure_torchvision()
-
-import mmdet  # noqa: E402
-from mmcv import Config  # noqa: E402
-from mmdet.datasets import CocoDataset  # noqa: E402
-from mmdet.models import build_detector  # noqa: E402
+ensure_torchvision()  # for whoever imports mmdet after this module
 
 if TYPE_CHECKING:
+    from mmcv import Config
     from mmdet.models.detectors import BaseDetector
 
 __all__ = [
@@ -48,6 +46,7 @@ __all__ = [
     "load_detector",
     "model_spec",
     "read_checkpoint",
+    "weights_digest",
 ]
 
 MODEL_NAMES = ("emoji", "r50")
@@ -113,7 +112,9 @@ def model_spec(name: str | None = None, checkpoint: Path | str | None = None) ->
         # No digest begins with "missing": weights without their recorded sum are refused.
         spec = ModelSpec(name, folder / "mask_rcnn_emoji.py", weights, digests.get(weights.name, "missing"))
     else:
-        config = Path(mmdet.__file__).parent / ".mim/configs/mask_rcnn/mask_rcnn_r50_fpn_2x_coco.py"
+        package = importlib.util.find_spec("mmdet")
+        folder = Path(package.origin or "").parent if package else Path("mmdet")
+        config = folder / ".mim/configs/mask_rcnn/mask_rcnn_r50_fpn_2x_coco.py"
         found = sorted(_r50_folder().glob("mask_rcnn_r50_fpn_2x_coco_*.pth"))
         # OpenMMLab ends a file's name with the first eight digits of its SHA-256.
         spec = ModelSpec(name, config, *((found[-1], found[-1].stem.rsplit("-", 1)[-1]) if found else (None, None)))
@@ -158,6 +159,10 @@ def load_config(name: str | None = None) -> Config:
 
     Nothing is downloaded: the config's own pretrained backbone is switched off.
     """
+    from mmcv import Config
+
+    from helpers.detector.pipeline import mmdet_pipeline
+
     spec = model_spec(name)
     config = Config.fromfile(str(spec.config))
     config.model.backbone.pop("init_cfg", None)
@@ -168,6 +173,8 @@ def load_config(name: str | None = None) -> Config:
 
 def read_checkpoint(spec: ModelSpec, *, trust: bool = False) -> dict[str, Any]:
     """Verify and open a model's checkpoint file; see :func:`load_detector` for ``trust``. Raises CheckpointError."""
+    import torch
+
     path = spec.checkpoint
     if path is None:
         raise CheckpointError(
@@ -222,6 +229,9 @@ def load_detector(
 
 
 def _build(name: str) -> BaseDetector:
+    from mmdet.datasets import CocoDataset
+    from mmdet.models import build_detector
+
     config = load_config(name)
     detector = build_detector(config.model)
     detector.cfg = config
@@ -238,6 +248,8 @@ def build_random_detector(name: str = "r50", seed: int = 0) -> BaseDetector:
     inference drops empty boxes, mmdet's export does not, and a trained RPN does not rank them high. The mask head gets
     a bias, by which masks are blobs: noise around 0.5 is all border, and borders move with every rounding.
     """
+    import torch
+
     state = torch.random.get_rng_state()
     try:
         torch.manual_seed(seed)
@@ -254,6 +266,15 @@ def build_random_detector(name: str = "r50", seed: int = 0) -> BaseDetector:
         logging.disable(logging.NOTSET)
         torch.random.set_rng_state(state)
     return detector.eval()
+
+
+def weights_digest(detector: BaseDetector) -> str:
+    """The SHA-256 of all weights with their names, shapes and types: a recorded input of what a detector makes."""
+    digest = hashlib.sha256()
+    for name, tensor in detector.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 import patches
 from helpers import artifacts
-from helpers.detector.models import INPUT_SHAPE, load_detector
+from helpers.detector.models import INPUT_SHAPE, load_detector, weights_digest
 from helpers.errors import CourseError
 from helpers.graph.file import OUTPUT_NAMES
 from helpers.graph.origins import write_origins
@@ -384,14 +384,6 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "mmcv-full", "mmdet", "onnx", "onnxsim")}
 
 
-def _weights_digest(detector: BaseDetector) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in detector.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def export_inputs(detector: BaseDetector, flavour: str, applied: Sequence[str], **options: Any) -> dict[str, Any]:
     """Everything that an exported file depends on, for :func:`helpers.artifacts.make`."""
     text = json.dumps([list(patches.load(name).sources()) for name in applied])
@@ -401,7 +393,7 @@ def export_inputs(detector: BaseDetector, flavour: str, applied: Sequence[str], 
         "opset": options.pop("opset", None) or _flavour(flavour).opset,
         "patches": list(applied),
         "patch_sources": hashlib.sha256(text.encode()).hexdigest(),
-        "weights": _weights_digest(detector),
+        "weights": weights_digest(detector),
         "versions": _versions(),
         "options": options,
     }

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from helpers import paths
+from helpers.detector import inference
 from helpers.detector.detections import Detections
 from helpers.detector.evaluation import (
     DatasetError,
@@ -75,6 +79,53 @@ def test_no_detections_score_zero(few):
         np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros((0, 800, 1216), bool)
     )
     assert evaluate(few, lambda _: nothing).box == 0.0
+
+
+def test_a_spread_has_both_ends_and_no_picture_twice():
+    whole = load_set()
+    for count in (1, 2, 12, 60, 99):
+        part = whole.spread(count)
+        assert len(part) == len(set(part.image_ids)) == min(count, 60)
+        assert set(part.image_ids) <= set(whole.image_ids)
+        assert part.image_ids[0] == whole.image_ids[0]
+        assert count == 1 or part.image_ids[-1] == whole.image_ids[-1]
+    images = whole.truth.loadImgs(list(whole.spread(12).image_ids))
+    assert len({(image["height"], image["width"]) for image in images}) >= 3
+
+
+def test_results_of_other_pictures_do_not_count(few):
+    results = [entry for i in few.image_ids for entry in coco_results(truth_of(few, i), i, few.category_ids)]
+    alone = few.head(1)
+    own = [entry for entry in results if entry["image_id"] == alone.image_ids[0]]
+    assert score(alone, results) == score(alone, own)
+    assert len(own) < len(results)
+
+
+def test_results_are_kept_until_something_they_depend_on_changes(few, monkeypatch, tmp_path):
+    """A network of one layer whose answer is the truth: what is kept, and when it is made again."""
+    detector = torch.nn.Linear(2, 2)
+    detector.cfg = SimpleNamespace(model={"type": "Two"})
+    looked_at = []
+
+    def instead(_, picture):
+        looked_at.append(picture.shape)
+        return truth_of(few, few.image_ids[(len(looked_at) - 1) % len(few)])
+
+    monkeypatch.setattr(inference, "detect", instead)
+    path = tmp_path / "results.json"
+    first = inference.results_on(few, detector, path)
+    assert len(looked_at) == len(few)
+    assert score(few, first).mask == pytest.approx(1.0, abs=1e-6)
+    assert inference.results_on(few, detector, path) == first
+    assert len(looked_at) == len(few)
+    detector.cfg.model["type"] = "Three"
+    inference.results_on(few, detector, path)
+    assert len(looked_at) == 2 * len(few)
+    with torch.no_grad():
+        detector.weight += 1
+    inference.results_on(few, detector, path)
+    inference.results_on(few.head(1), detector, path)
+    assert len(looked_at) == 3 * len(few) + 1
 
 
 @pytest.mark.parametrize(("content", "words"), [(None, "there is no"), ("{", "not a COCO"), ("[]", "not a COCO")])
