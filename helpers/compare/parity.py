@@ -267,7 +267,7 @@ def _draw(
     class_names: Sequence[str],
 ) -> None:
     axis.imshow(picture[..., ::-1])
-    shown = np.isfinite(found.boxes).all(axis=1)
+    shown: npt.NDArray[np.bool_] = np.asarray(np.isfinite(found.boxes).all(axis=1))
     for index in (i for i in (*matched, *alone) if shown[i]):
         x1, y1, x2, y2 = found.boxes[index]
         colour, width = ("white", 0.8) if index in matched else ("orange", 3)
