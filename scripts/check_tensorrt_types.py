@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from helpers import artifacts, paths
 from helpers.errors import CourseError
 
-RUNNER = paths.REPO_ROOT / "helpers" / "tensorrt_runner.py"
+RUNNER = paths.REPO_ROOT / "helpers" / "tensorrt" / "runner.py"
 PACKAGES = ("tensorrt", "tensorrt_bindings")
 BINDINGS = "tensorrt_bindings/tensorrt.pyi"
 
