@@ -1,7 +1,8 @@
 """The course's fixes to mmdet and mmcv, one module each, numbered in the order in which the course meets them.
 
 A patch module is named ``pNN_what_it_does`` and holds ``PATCH``, a :class:`patches._base.Patch`, and its ``apply`` and
-``revert``. 01 to 19 make the static export work and agree, 20 to 29 the dynamic batch, 30 to 39 half precision.
+``revert``. 01 to 19 make the static export work and agree, 20 to 29 the dynamic batch, 30 to 39 half precision, 40
+to 49 what is deployed.
 
     import patches
 

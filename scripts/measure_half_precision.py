@@ -39,7 +39,7 @@ from helpers.detector import evaluation, models
 from helpers.detector.preprocess import prepare, read_picture
 from helpers.errors import CourseError
 from helpers.export import exporter as export
-from helpers.graph.detect import detect
+from helpers.graph.detect import detect, feeds
 from helpers.graph.file import load_onnx
 from helpers.graph.onnx_runtime import OnnxRunner
 from helpers.half_precision.by_type import ARTICLE_FINAL, ARTICLE_FIRST, eliminate, nodes_of_types, with_data_movement
@@ -82,7 +82,7 @@ class Rows:
 
     @functools.cached_property
     def feeds(self) -> dict[str, npt.NDArray[np.float32]]:
-        return {"input": prepare(read_picture(paths.DATA / "demo" / f"{PICTURE}.jpg")).tensor}
+        return feeds([prepare(read_picture(paths.DATA / "demo" / f"{PICTURE}.jpg"))])
 
     @functools.cached_property
     def reference(self) -> dict[str, npt.NDArray[Any]]:
@@ -103,7 +103,7 @@ class Rows:
         still: list[str] = []
         # Each picture reaches other branches: that of the masks of large objects, say.
         for file in sorted((paths.DATA / "demo").glob("*.jpg")):
-            found = hunt(self.plain, {"input": prepare(read_picture(file)).tensor}, keep=names)
+            found = hunt(self.plain, feeds([prepare(read_picture(file))]), keep=names)
             # A constant is infinite only where it is rounded for readers outside of the islands, and has none there.
             still += [suspect.node for suspect in found.suspects if suspect.where.lines]
         return list(dict.fromkeys([*names, *still]))

@@ -123,8 +123,9 @@ def exported_graphs() -> dict[str, onnx.ModelProto]:
 
 def picture_feeds(picture: Path) -> dict[str, Array]:
     from helpers.detector.preprocess import prepare, read_picture
+    from helpers.graph.detect import feeds
 
-    return {"input": prepare(read_picture(picture)).tensor}
+    return feeds([prepare(read_picture(picture))])
 
 
 def prepared_from(graphs: dict[str, onnx.ModelProto], feeds: dict[str, Array], about: Mapping[str, Any]) -> Prepared:

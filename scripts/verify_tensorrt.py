@@ -75,7 +75,7 @@ WITH_PLAN: dict[str, trt.Typing] = {"fp16-plan": "weak", "fp16-typed": "strong"}
 EXPECTED_TO_FAIL = {"fp16": "expected: see chapter 07"}
 #: How far AP may move in half precision, from 0 to 1; where it comes from is said above.
 HALF_AP_TOLERANCE = 5e-3
-DEMO = ("crowd", "huge", "tiny", "twins")
+DEMO = ("crowd", "huge", "shelf", "square", "thumbnail", "tiny", "tower", "twins")
 SHAPE = (3, preprocess.INPUT_HEIGHT, preprocess.INPUT_WIDTH)
 
 
@@ -86,7 +86,7 @@ def options(case: str, batch: int, keep_fp32: tuple[str, ...] = ()) -> trt.Build
     if case.startswith("fp16"):
         return trt.BuildOptions("fp16")
     if case == "fp32-dynamic":
-        return trt.BuildOptions(profile=(("input", ((1, *SHAPE), (1, *SHAPE), (batch, *SHAPE))),))
+        return trt.BuildOptions(profile=through.batch_profile(SHAPE, batch))
     return trt.BuildOptions()
 
 
@@ -182,10 +182,10 @@ def reference() -> tuple[dict[str, preprocess.NetworkInput], dict[str, Detection
 
 
 def measure(
-    runner: trt.TensorRTRunner, tensors: Sequence[np.ndarray[Any, Any]], repeats: int, in_flight: int
+    runner: trt.TensorRTRunner, batch: Sequence[preprocess.NetworkInput], repeats: int, in_flight: int
 ) -> dict[str, float]:
     """Times of one batch, with its outputs left in pinned host memory."""
-    inputs = {"input": np.concatenate(tensors)}
+    inputs = through.feeds(batch)
     for _ in runner.run_many([inputs] * 3 * in_flight, copy=False):
         pass
     times, engine = [], []
@@ -199,7 +199,7 @@ def measure(
     return {
         "latency ms": statistics.median(times),
         "engine ms": statistics.median(engine),
-        "pictures a second": count * len(tensors) / (time.perf_counter() - begun),
+        "pictures a second": count * len(batch) / (time.perf_counter() - begun),
     }
 
 
@@ -228,9 +228,9 @@ def verify(case: str, library: Path, given: argparse.Namespace, keep_fp32: tuple
         answer["pictures"] = align(runner, pictures, expected, largest)
         ap = average_precision(runner, case)
         answer["AP"] = {"box": ap.box, "mask": ap.mask, "same": same_ap(case, expected_ap, ap)}
-        tensors = [prepared.tensor for prepared in pictures.values()]
+        batch = list(pictures.values())
         answer["speed"] = {
-            str(size): measure(runner, tensors[:size], given.repeats, in_flight) for size in range(1, largest + 1)
+            str(size): measure(runner, batch[:size], given.repeats, in_flight) for size in range(1, largest + 1)
         }
         answer["GPU MB"] = (free - trt.device_memory()[0]) / 1e6
     kept = all(picture["agrees"] for picture in answer["pictures"])

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from helpers.compare.fingerprints import Fingerprint, fingerprint, fingerprint_of_tensor
 from helpers.detector.preprocess import NetworkInput
-from helpers.export.exporter import bound_meta, full_input_meta
+from helpers.export.exporter import bound_meta, full_input_meta, takes_image_size
 from helpers.graph.cut import give_back_memory, visit_tensors
 from helpers.graph.index import GraphIndex
 from helpers.graph.origins import library_line
@@ -207,8 +207,9 @@ def record_inference(detector: BaseDetector, prepared: NetworkInput, *, keep: Se
 def record_traced_code(detector: BaseDetector, prepared: NetworkInput, *, keep: Sequence[Key] = ()) -> Recording:
     """Run, eagerly, the Python code that the exporter traces, and record every tensor.
 
-    Whatever patches are applied count. mmdet's stand-in for NMS, which returns random indices while it is traced, is
-    replaced for the time by ONNX's NonMaxSuppression computed with mmcv.
+    Whatever patches are applied count; with the one that clips to the picture, the code gets the picture's size.
+    mmdet's stand-in for NMS, which returns random indices while it is traced, is replaced for the time by ONNX's
+    NonMaxSuppression computed with mmcv.
     """
     from mmdet.core.export import onnx_helper
 
@@ -227,7 +228,8 @@ def record_traced_code(detector: BaseDetector, prepared: NetworkInput, *, keep: 
         recorder.hooked(detector),
         recorder,
     ):
-        outputs = detector.forward(torch.from_numpy(prepared.tensor))
+        sizes = [torch.tensor([prepared.resized_shape], dtype=torch.float32)] if takes_image_size() else []
+        outputs = detector.forward(torch.from_numpy(prepared.tensor), *sizes)
     recorder.add_all("result", outputs)
     give_back_memory()
     return recorder.recording

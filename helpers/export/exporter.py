@@ -6,8 +6,10 @@ Two flavours of one network, static at 1x3x800x1216 or with the batch alone dyna
 - ``mmcv``: opset 11 with ``mmcv::MMCVRoiAlign`` and ``mmcv::grid_sampler``, for runtimes that have plugins for them.
 
 Inputs and outputs of both: ``input`` (1, 3, 800, 1216) float32 as :func:`helpers.detector.preprocess.prepare` makes it;
+``image_size`` (1, 2) float32, height and width of the resized picture in input pixels, to which boxes are clipped;
 ``dets`` (1, 100, 5) float32, x1 y1 x2 y2 in input pixels and score; ``labels`` (1, 100) int64; ``masks`` (1, 100, 800,
-1216) float32, 0 or 1. Rows past the last detection have score 0.
+1216) float32, 0 or 1, or lean. Rows past the last detection have score 0. The second input comes with the patch
+``p10_clip_to_picture``. (Sizes are whole numbers: exact in float32, and in half precision up to 2048.)
 
 mmdet's own export path needs patches: :data:`NEEDED` lets it run at all, :data:`CORRECT` makes it compute what
 inference computes. Both are choices of the caller, so that the broken export can be made and studied.
@@ -27,7 +29,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 import onnxsim
@@ -37,9 +39,10 @@ from tqdm import tqdm
 
 import patches
 from helpers import artifacts
+from helpers.detector import paste
 from helpers.detector.models import INPUT_SHAPE, load_detector, weights_digest
 from helpers.errors import CourseError
-from helpers.graph.file import OUTPUT_NAMES
+from helpers.graph.file import INPUT_NAMES, OUTPUT_NAMES
 from helpers.graph.origins import write_origins
 from helpers.paths import build_dir
 
@@ -51,6 +54,7 @@ __all__ = [
     "DYNAMIC",
     "FLAVOURS",
     "HALF",
+    "LEAN",
     "NEEDED",
     "ExportError",
     "Flavour",
@@ -63,6 +67,7 @@ __all__ = [
     "make_onnx",
     "mmcv_symbolics",
     "quiet_exporter",
+    "takes_image_size",
 ]
 
 # Raised when this module changes what it writes, so that files made by an older version are made again.
@@ -94,10 +99,11 @@ FLAVOURS = {
 }
 #: The patches without which the export stops, by flavour.
 NEEDED = {"standard": ("p04_no_operator_probe",), "mmcv": ("p06_mmcv_operators",)}
+_CLIP = "p10_clip_to_picture"
 #: The patches with which the exported graph computes what PyTorch's inference computes, by flavour.
 CORRECT = {
-    "standard": (*NEEDED["standard"], "p07_rpn_levels_apart", "p08_roi_align_half_pixel"),
-    "mmcv": (*NEEDED["mmcv"], "p07_rpn_levels_apart"),
+    "standard": (*NEEDED["standard"], "p07_rpn_levels_apart", "p08_roi_align_half_pixel", _CLIP),
+    "mmcv": (*NEEDED["mmcv"], "p07_rpn_levels_apart", _CLIP),
 }
 #: The patches that keep every size but the batch a constant, applied after :data:`CORRECT` for a dynamic batch.
 DYNAMIC = (
@@ -118,9 +124,12 @@ HALF = (
     "p34_roi_scale_without_area",
 )
 
+#: The patch that ``masks="lean"`` exports with.
+LEAN = "p40_lean_masks"
+
 
 def dynamic_options(flavour: str = "standard") -> dict[str, Any]:
-    """Arguments for :func:`make_onnx` and :func:`export_onnx`: only the batch axis of input and outputs is dynamic.
+    """Arguments for :func:`make_onnx` and :func:`export_onnx`: only the batch axis of inputs and outputs is dynamic.
 
     Give :func:`make_onnx` a ``label`` of its own beside them, such as ``"dynamic"``.
 
@@ -128,7 +137,7 @@ def dynamic_options(flavour: str = "standard") -> dict[str, Any]:
         UnknownFlavourError: no such flavour.
     """
     _flavour(flavour)
-    axes = {name: {0: "batch"} for name in ("input", *OUTPUT_NAMES)}
+    axes = {name: {0: "batch"} for name in (*INPUT_NAMES, *OUTPUT_NAMES)}
     return {"applied": (*CORRECT[flavour], *DYNAMIC), "dynamic_axes": axes}
 
 
@@ -158,18 +167,24 @@ def full_input_meta(shape: Sequence[int] = INPUT_SHAPE) -> dict[str, Any]:
     }
 
 
+def takes_image_size() -> bool:
+    """Whether what is exported now takes the pictures' sizes: whether the patch that clips to them is in force."""
+    return patches.load(_CLIP).applied
+
+
 @contextlib.contextmanager
 def bound_meta(detector: BaseDetector, meta: dict[str, Any]) -> Iterator[BaseDetector]:
-    """The detector with a ``forward`` that takes one tensor (N, 3, H, W) only.
+    """The detector with a ``forward`` that takes one tensor (N, 3, H, W), and with ``p10_clip_to_picture`` in force a
+    second, the pictures' sizes (N, 2).
 
     The meta data is bound by a closure. ``functools.partial``, as mmdet's own script has it, keeps ``img_metas`` in the
     signature, and the exporter would try to trace it.
     """
     forward = detector.forward
 
-    def forward_picture(image: torch.Tensor) -> Any:
+    def forward_picture(image: torch.Tensor, image_size: torch.Tensor | None = None) -> Any:
         # mmdet writes into the meta data while it exports.
-        return forward([image], [[dict(meta)]], return_loss=False)
+        return forward([image], [[{**meta, "image_size": image_size}]], return_loss=False)
 
     detector.forward = forward_picture
     try:
@@ -246,6 +261,7 @@ def export_onnx(
     opset: int | None = None,
     input_shape: Sequence[int] = INPUT_SHAPE,
     dynamic_axes: dict[str, dict[int, str]] | None = None,
+    masks: Literal["full", "lean"] = "full",
     simplify: bool = True,
 ) -> Path:
     """Export a detector to ``path``, whole or not at all.
@@ -254,14 +270,20 @@ def export_onnx(
     W). ``dynamic_axes`` is torch's; without it every shape is fixed. Each node's ``doc_string`` tells where it comes
     from; see :func:`origin`.
 
+    masks: "full", pasted into the input; "lean", as the mask head computes them, (N, 100, 28, 28) float32 probabilities
+    of the detected class, 0 in rows that are no detection, for :mod:`helpers.detector.paste` (the patch :data:`LEAN`).
+
     Raises:
         UnknownFlavourError: no such flavour, or an opset that it cannot be written in.
-        ExportError: torch or onnxsim failed; the cause is chained.
+        ExportError: torch or onnxsim failed; the cause is chained. Or lean masks are asked of a detector that has none,
+            or whose config sets another threshold than the one that they are pasted at.
         patches.UnknownPatchError, patches.PatchStateError: about ``applied``.
     """
     chosen = _flavour(flavour, opset)
     version = opset or chosen.opset
-    names = CORRECT[flavour] if applied is None else tuple(applied)
+    names = _chosen(flavour, applied, masks)
+    if LEAN in names:
+        _check_lean(detector)
     steps = tqdm(total=3 if simplify else 2, desc=f"export {flavour}", unit="step", leave=False)
     with steps, artifacts.whole_file(Path(path)) as temporary:
         steps.set_postfix_str("tracing")
@@ -280,11 +302,10 @@ def export_onnx(
             steps.set_postfix_str("simplifying")
             model = _simplified(model)
             steps.update()
-        if dynamic_axes is None:
-            _declare_shapes(model, input_shape, int(detector.roi_head.test_cfg.max_per_img))
-        elif _only_batch(dynamic_axes):
-            batch = next(iter(dynamic_axes["input"].values()))
-            _declare_shapes(model, (batch, *input_shape[1:]), int(detector.roi_head.test_cfg.max_per_img))
+        if dynamic_axes is None or _only_batch(dynamic_axes):
+            batch = next(iter(dynamic_axes["input"].values())) if dynamic_axes else input_shape[0]
+            mask_size = _lean_size(detector) if LEAN in names else input_shape[2:]
+            _declare_shapes(model, batch, int(detector.roi_head.test_cfg.max_per_img), mask_size)
         _name_nodes(model)
         write_origins(model, [name for name, _ in detector.named_modules() if name])
         onnx.helper.set_model_props(model, {"course.flavour": flavour, "course.patches": " ".join(names)})
@@ -304,13 +325,19 @@ def _trace(
     with quiet_exporter(), torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         device = next(detector.parameters()).device
+        examples = [torch.rand(*input_shape, device=device) * 4 - 2]
+        if takes_image_size():
+            examples.append(torch.tensor([input_shape[2:]] * input_shape[0], dtype=torch.float32, device=device))
+        inputs = INPUT_NAMES[: len(examples)]
+        outputs = [name for name in OUTPUT_NAMES if name != "masks" or detector.with_mask]
+        named = {name: axes for name, axes in (dynamic_axes or {}).items() if name in (*inputs, *outputs)}
         torch.onnx.export(
             detector,
-            (torch.rand(*input_shape, device=device) * 4 - 2,),
+            tuple(examples),
             str(path),
-            input_names=["input"],
-            output_names=[name for name in OUTPUT_NAMES if name != "masks" or detector.with_mask],
-            dynamic_axes=dynamic_axes,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_axes=named or None,
             opset_version=opset,
             custom_opsets={"mmcv": 1},
             # The exporter that traces Python. torch's newer one wants a model without data-dependent control flow.
@@ -349,16 +376,45 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _only_batch(dynamic_axes: dict[str, dict[int, str]]) -> bool:
-    return set(dynamic_axes) == {"input", *OUTPUT_NAMES} and all(list(axes) == [0] for axes in dynamic_axes.values())
+    return set(dynamic_axes) >= {"input", *OUTPUT_NAMES} and all(list(axes) == [0] for axes in dynamic_axes.values())
 
 
-def _declare_shapes(model: onnx.ModelProto, input_shape: Sequence[int | str], detections: int) -> None:
+def _chosen(flavour: str, applied: Sequence[str] | None, masks: str) -> tuple[str, ...]:
+    """The patches to export with, in order."""
+    if masks not in ("full", "lean"):
+        raise ExportError(f"there is no form of masks {masks!r}", "use full or lean")
+    names = CORRECT[flavour] if applied is None else tuple(applied)
+    return (*names, LEAN) if masks == "lean" and LEAN not in names else names
+
+
+def _check_lean(detector: BaseDetector) -> None:
+    if not detector.with_mask:
+        raise ExportError("a detector without a mask head has no lean masks", "export it with masks='full'")
+    threshold = detector.roi_head.test_cfg.mask_thr_binary
+    if threshold != paste.THRESHOLD:
+        raise ExportError(
+            f"mask_thr_binary is {threshold}, and lean masks are pasted at {paste.THRESHOLD}",
+            "export with masks='full', which has the threshold in the graph",
+        )
+
+
+def _lean_size(detector: BaseDetector) -> tuple[int, int]:
+    """Rows and columns that the (last) mask head computes for a RoI."""
+    parts = (detector.roi_head.mask_roi_extractor, detector.roi_head.mask_head)
+    extractor: Any
+    head: Any
+    extractor, head = (part[-1] if isinstance(part, torch.nn.ModuleList) else part for part in parts)
+    factor = 1 if head.upsample is None else int(head.scale_factor)
+    height, width = extractor.roi_layers[0].output_size
+    return factor * height, factor * width
+
+
+def _declare_shapes(model: onnx.ModelProto, batch: int | str, detections: int, mask_size: Sequence[int]) -> None:
     """Write the outputs' shapes; a name stands for a dynamic batch.
 
     ONNX's own shape inference does not see through custom operators.
     """
-    count, _, height, width = input_shape
-    shapes = ((count, detections, 5), (count, detections), (count, detections, height, width))
+    shapes = ((batch, detections, 5), (batch, detections), (batch, detections, *mask_size))
     # A detector without a mask head has two outputs.
     for output, shape in zip(model.graph.output, shapes, strict=False):
         declared = onnx.helper.make_tensor_value_info(output.name, output.type.tensor_type.elem_type, shape)
@@ -415,7 +471,7 @@ def make_onnx(
     """
     _flavour(flavour, options.get("opset"))
     detector = detector or load_detector(model_name)
-    names = CORRECT[flavour] if applied is None else tuple(applied)
+    names = _chosen(flavour, applied, options.get("masks", "full"))
 
     def build(temporary: Path) -> None:
         export_onnx(detector, temporary, flavour, applied=names, **options)

@@ -38,6 +38,7 @@ path, feeds, threads = sys.argv[1], dict(np.load(sys.argv[2])), int(sys.argv[3])
 options = ort.SessionOptions()
 options.intra_op_num_threads = threads
 session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+feeds = {value.name: feeds[value.name] for value in session.get_inputs()}
 begun = time.perf_counter()
 session.run(None, feeds)
 seconds = time.perf_counter() - begun
@@ -52,7 +53,7 @@ print(json.dumps([seconds, peak / 1e6]))
 def measure_batch(path: Path, feeds: Mapping[str, npt.NDArray[Any]], workplace: Path, *, threads: int = 2) -> BatchCost:
     """Time and peak memory of the first run of a ``standard`` graph, in a fresh process.
 
-    ``workplace`` is a folder for a temporary file.
+    Feeds that the graph does not have are left out. ``workplace`` is a folder for a temporary file.
 
     Raises:
         BatchError: the process failed, for want of memory for example.

@@ -8,8 +8,10 @@ import onnx
 
 from helpers.errors import CourseError
 
-__all__ = ["OUTPUT_NAMES", "OnnxFileError", "exported_with", "load_onnx"]
+__all__ = ["INPUT_NAMES", "OUTPUT_NAMES", "OnnxFileError", "exported_with", "load_onnx"]
 
+#: The inputs of a detector's graph; one that clips to the tensor instead of to the picture has the first only.
+INPUT_NAMES = ("input", "image_size")
 #: The outputs of a detector's graph; one without a mask head has the first two.
 OUTPUT_NAMES = ("dets", "labels", "masks")
 

@@ -568,6 +568,7 @@ OPERATORS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "GridSample": _grid_sample,
     "Log": _plain(torch.log),
     "MaxPool": _max_pool,
+    "Min": _plain(torch.minimum),
     "Mul": _plain(torch.mul),
     "NonMaxSuppression": _non_max_suppression,
     "ReduceMax": _reduce_max,

@@ -43,6 +43,11 @@ def tensor():
 
 
 @pytest.fixture(scope="module")
+def feeds(tensor):
+    return detect.feeds([NetworkInput.full(tensor)])
+
+
+@pytest.fixture(scope="module")
 def files(detector, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
 
@@ -79,8 +84,8 @@ def test_both_flavours_have_their_operators_shapes_and_origins(files):
         assert any("rpn_head" in line for line in origin(nms).lines)
 
 
-def test_the_flavours_compute_the_same(files, tensor):
-    standard, mmcv = (OnnxRunner(files(flavour)).run({"input": tensor}) for flavour in ("standard", "mmcv"))
+def test_the_flavours_compute_the_same(files, feeds):
+    standard, mmcv = (OnnxRunner(files(flavour)).run(feeds) for flavour in ("standard", "mmcv"))
     np.testing.assert_allclose(standard["dets"], mmcv["dets"], atol=1e-3)
     np.testing.assert_array_equal(standard["labels"], mmcv["labels"])
 
@@ -114,7 +119,7 @@ def test_a_failed_export_leaves_the_earlier_file(detector, tmp_path, monkeypatch
     assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"]
 
 
-def test_damaged_files_and_wrong_requests_are_named(files, tensor, tmp_path):
+def test_damaged_files_and_wrong_requests_are_named(files, tensor, feeds, tmp_path):
     whole = files("standard").read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"no onnx at all"):
         (tmp_path / "cut.onnx").write_bytes(content)
@@ -124,11 +129,11 @@ def test_damaged_files_and_wrong_requests_are_named(files, tensor, tmp_path):
         OnnxRunner(tmp_path / "absent.onnx")
     runner = OnnxRunner(files("standard"))
     with pytest.raises(RunnerError, match=r"takes float32 \[1, 3, 256, 320\], got float32 \[1, 3, 8, 8\]"):
-        runner.run({"input": np.zeros((1, 3, 8, 8), np.float32)})
+        runner.run(feeds | {"input": np.zeros((1, 3, 8, 8), np.float32)})
     with pytest.raises(RunnerError, match="no output 'proposals'"):
-        runner.run({"input": tensor}, ["proposals"])
+        runner.run(feeds, ["proposals"])
     with pytest.raises(RunnerError, match="stopped inside the graph .*RoiAlign"):
-        runner.run({"input": np.full_like(tensor, np.nan)})
+        runner.run(feeds | {"input": np.full_like(tensor, np.nan)})
 
 
 @pytest.mark.slow
@@ -204,8 +209,8 @@ def plant(model: onnx.ModelProto, node_name: str, position: int) -> tuple[onnx.M
 
 
 @pytest.mark.slow
-def test_a_planted_wrong_constant_is_named_or_its_direct_neighbour(detector, tensor, correct):
-    sound = record_graph(correct, {"input": tensor})
+def test_a_planted_wrong_constant_is_named_or_its_direct_neighbour(detector, tensor, feeds, correct):
+    sound = record_graph(correct, feeds)
     recordings = search(detector, correct, NetworkInput.full(tensor), drop_padding=True).recordings
     places = with_float_constants(correct)
 
@@ -213,7 +218,7 @@ def test_a_planted_wrong_constant_is_named_or_its_direct_neighbour(detector, ten
     @given(st.sampled_from(places))
     def check(place):
         wrong, node = plant(correct, *place)
-        now = run_graph(wrong, {"input": tensor}, list(node.output))
+        now = run_graph(wrong, feeds, list(node.output))
         from helpers.compare.fingerprints import fingerprint
 
         # A clip at a bound that nothing reaches computes the same with another bound.
@@ -229,16 +234,16 @@ def test_a_planted_wrong_constant_is_named_or_its_direct_neighbour(detector, ten
     check()
 
 
-def test_the_search_refuses_another_models_graph_and_a_wrong_input(detector, correct, tensor):
+def test_the_search_refuses_another_models_graph_and_a_wrong_input(detector, correct, tensor, feeds):
     foreign = onnx.ModelProto()
     foreign.CopyFrom(correct)
     foreign.graph.node[5].doc_string = "backbone.no_such_module"
     with pytest.raises(ForeignGraphError):
         search(detector, foreign, NetworkInput.full(tensor))
     with pytest.raises(GraphInputError, match="takes float32"):
-        record_graph(correct, {"input": tensor[:, :, :8]})
+        record_graph(correct, feeds | {"input": tensor[:, :, :8]})
     with pytest.raises(GraphInputError, match="no tensor 'absent'"):
-        run_graph(correct, {"input": tensor}, ["absent"])
+        run_graph(correct, feeds, ["absent"])
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,6 +15,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from helpers.detector.preprocess import prepare, read_picture
 from helpers.export import exporter as export
+from helpers.graph import detect
 from helpers.graph.file import load_onnx
 from helpers.graph.onnx_runtime import open_session
 from helpers.half_precision.plan import (
@@ -265,7 +266,7 @@ def test_the_patched_graph_for_plugins_has_consistent_types_and_runs(patched):
     half = cast_islands(patched)
     onnx.checker.check_model(half, full_check=True)
     onnx.shape_inference.infer_shapes(half, strict_mode=True, check_type=True)
-    feeds = {"input": prepare(read_picture(DATA / "demo" / "crowd.jpg"), input_shape=SMALL).tensor}
+    feeds = detect.feeds([prepare(read_picture(DATA / "demo" / "crowd.jpg"), input_shape=SMALL)])
     names = ["dets", "labels"]
     exact, found = (
         dict(zip(names, open_session(graph, optimise=False, threads=2).run(names, feeds), strict=True))

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from helpers.detector.preprocess import NetworkInput
 from helpers.export import exporter as export
+from helpers.graph import detect
 from helpers.graph.file import load_onnx
 from helpers.graph.onnx_runtime import open_session
 from helpers.graph.origins import origin
@@ -330,7 +332,7 @@ def test_faster_rcnn_needs_the_same_island(tmp_path):
     detector = random_detector("faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py")
     model = load_onnx(export.export_onnx(detector, tmp_path / "x.onnx", input_shape=SHAPE))
     assert [output.name for output in model.graph.output] == ["dets", "labels"]
-    feeds = {"input": np.random.default_rng(0).uniform(-2, 2, SHAPE).astype(np.float32)}
+    feeds = detect.feeds([NetworkInput.full(np.random.default_rng(0).uniform(-2, 2, SHAPE).astype(np.float32))])
     found = hunt(model, feeds)
     assert found.first_inf is not None
     # Random weights agree with themselves but badly once anything is rounded: this judge asks for finite numbers alone.
@@ -351,7 +353,7 @@ def test_cascade_mask_rcnn_moves_no_class_and_two_patches_keep_it_finite(tmp_pat
     """Its box heads regress one box for all classes, so that mmdet's export has no class offsets."""
     detector = random_detector("cascade_rcnn/cascade_mask_rcnn_r50_fpn_1x_coco.py")
     correct = export.CORRECT["standard"]
-    feeds = {"input": np.random.default_rng(0).uniform(-2, 2, SHAPE).astype(np.float32)}
+    feeds = detect.feeds([NetworkInput.full(np.random.default_rng(0).uniform(-2, 2, SHAPE).astype(np.float32))])
     for applied, is_finite in (
         (correct, False),
         ((*correct, "p33_paste_narrow_boxes", "p34_roi_scale_without_area"), True),

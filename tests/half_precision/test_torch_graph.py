@@ -19,6 +19,7 @@ from helpers.compare.parity import compare
 from helpers.detector.detections import Detections
 from helpers.detector.preprocess import prepare, read_picture
 from helpers.export import exporter as export
+from helpers.graph import detect
 from helpers.graph.file import load_onnx
 from helpers.graph.onnx_runtime import OnnxRunner, open_session
 from helpers.graph.runner import GraphInputError
@@ -101,6 +102,7 @@ EXACT: list[tuple[str, list[Array | None], dict[str, Any]]] = [
     ("GreaterOrEqual", [ints(1, 2, 3), ints(2, 2, 2)], {}),
     ("MaxPool", [normal(1, 2, 7, 8)], {**WINDOW, "strides": [2, 2]}),
     ("MaxPool", [normal(1, 2, 7, 8)], {"kernel_shape": [1, 1], "strides": [2, 2], "ceil_mode": 0}),
+    ("Min", [normal(2, 3), normal(2, 1)], {}),
     ("Mul", [normal(2, 3), normal(3)], {}),
     ("ReduceMax", [normal(2, 3, 4)], {"axes": [1, -1], "keepdims": 1}),
     ("ReduceMax", [normal(2, 3, 4)], {"axes": [1], "keepdims": 0}),
@@ -332,8 +334,8 @@ def test_tensors_are_freed_after_their_last_use(overflowing):
 @pytest.mark.slow
 def test_the_embedded_detector_in_float32_agrees_with_onnx_runtime(emoji_detector):
     model = load_onnx(export.make_onnx("emoji", "standard", detector=emoji_detector))
-    tensor = prepare(read_picture(DATA / "demo" / "crowd.jpg")).tensor
-    runs = [OnnxRunner(model).run({"input": tensor}), TorchGraph(model).run({"input": tensor})]
+    feeds = detect.feeds([prepare(read_picture(DATA / "demo" / "crowd.jpg"))])
+    runs = [OnnxRunner(model).run(feeds), TorchGraph(model).run(feeds)]
     first, second = (Detections.from_raw(run["dets"][0], run["labels"][0], run["masks"][0]) for run in runs)
     assert len(first) > 20
     compare(first, second).require()

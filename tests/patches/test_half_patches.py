@@ -214,6 +214,6 @@ def test_the_embedded_model_needs_no_island(emoji_detector, tmp_path):
     compare(usual, detect_prepared(OnnxRunner(path), prepared)).require()
     model = load_onnx(path)
     assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
-    found = hunt(model, {"input": prepared.tensor})
+    found = hunt(model, detect.feeds([prepared]))
     assert found.watched > 600
     assert not found.suspects, str(found)

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 
 from helpers.compare.parity import compare
 from helpers.detector.detections import Detections
-from helpers.detector.preprocess import prepare
+from helpers.detector.preprocess import NetworkInput, prepare
 from helpers.export.exporter import HALF, dynamic_options, export_onnx
 from helpers.paths import REPO_ROOT
 
@@ -227,9 +227,10 @@ def test_a_disagreement_is_in_the_summary(script: Any) -> None:
 
 def test_each_case_has_its_options(script: Any) -> None:
     assert script.options("fp32", 3).profile == ()
-    ((name, shapes),) = script.options("fp32-dynamic", 3).profile
-    assert name == "input"
-    assert [shape[0] for shape in shapes] == [1, 1, 3]
+    profile = dict(script.options("fp32-dynamic", 3).profile)
+    assert profile.keys() == {"input", "image_size"}
+    assert all([shape[0] for shape in shapes] == [1, 1, 3] for shapes in profile.values())
+    assert profile["image_size"][0] == (1, 2)
     assert script.options("fp16", 3, ("a",)) == script.trt.BuildOptions("fp16")
     assert script.options("fp16-patched", 3, ("a",)) == script.trt.BuildOptions("fp16")
     weak, strong = (script.options(case, 3, ("a",)) for case in ("fp16-plan", "fp16-typed"))
@@ -246,7 +247,8 @@ def test_each_case_has_its_graph(script: Any, tmp_path: Path, monkeypatch: pytes
     assert "MMCVRoiAlign" not in operators
     assert all(script.graph(case) == exported for case in ("fp32", "fp16", "fp16-plan", "fp16-typed"))
     monkeypatch.setattr(script, "make_onnx", lambda *_, **options: options)
-    assert script.graph("fp32-dynamic")["dynamic_axes"]["input"] == {0: "batch"}
+    axes = script.graph("fp32-dynamic")["dynamic_axes"]
+    assert axes["input"] == axes["image_size"] == {0: "batch"}
     patched = script.graph("fp16-patched")["applied"]
     assert patched[-len(HALF) :] == HALF
     assert "p07_rpn_levels_apart" in patched
@@ -280,7 +282,8 @@ class MadeUp:
     def run_many(self, batches: Any, *, copy: bool) -> Any:
         for inputs in batches:
             assert not copy
-            assert inputs["input"].shape == (2, 3)
+            assert inputs["input"].shape == (2, 3, 4, 6)
+            assert inputs["image_size"].tolist() == [[4, 6], [4, 6]]
             self.runs += 1
             self.seconds += 4
             yield {}
@@ -300,7 +303,7 @@ def test_pictures_of_a_batch_are_aligned_each_with_its_own(script: Any) -> None:
 def test_a_measurement_counts_pictures_not_runs(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = MadeUp(lanes=2)
     monkeypatch.setattr(script, "time", types.SimpleNamespace(perf_counter=lambda: runner.seconds))
-    result = script.measure(runner, [np.zeros((1, 3))] * 2, 5, 2)
+    result = script.measure(runner, [NetworkInput.full(np.zeros((1, 3, 4, 6), np.float32))] * 2, 5, 2)
     assert runner.runs == 3 * 2 + 5 + 5 * 2, "every lane is warm, then one at a time, then all"
     assert result == {"latency ms": 4000, "engine ms": 2.5, "pictures a second": 0.5}
 
@@ -375,6 +378,7 @@ def onnx_runtime_instead(script: Any, monkeypatch: pytest.MonkeyPatch, make_onnx
             for inputs in batches:
                 yield spoil(self.onnx.run(inputs))
 
+    monkeypatch.setattr(script, "DEMO", ("crowd", "tower", "thumbnail"))
     two = script.evaluation.load_set().head(2)
     monkeypatch.setattr(script.evaluation, "load_set", lambda: two)
     monkeypatch.setattr(script.trt, "TensorRTRunner", Instead)
@@ -396,7 +400,7 @@ def test_the_whole_way_with_onnx_runtime_in_the_place_of_tensorrt(
     assert result["agrees"]
     assert result["AP"]["same"]
     assert 0 < result["AP"]["mask"] < 1
-    assert len(result["pictures"]) == 4 + 4 * 2 + 1
+    assert len(result["pictures"]) == 3 + 3 * 2 + 1
     assert sum(row["matched"] for row in result["pictures"]) > 50
     assert list(result["speed"]) == ["1", "2"]
     json.dumps(result)

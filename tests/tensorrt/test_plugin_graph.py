@@ -21,7 +21,7 @@ from helpers.compare.parity import compare
 from helpers.detector.models import build_random_detector
 from helpers.detector.preprocess import prepare
 from helpers.export.exporter import CORRECT, make_onnx, quiet_exporter
-from helpers.graph.detect import detect_prepared
+from helpers.graph.detect import detect_prepared, feeds
 from helpers.graph.onnx_runtime import OnnxRunner, open_session
 from helpers.graph.runner import RunnerError
 from helpers.operators import library as plugin_library
@@ -246,7 +246,7 @@ def test_both_heads_of_the_real_model_get_the_same_features(exported):
     del watched.graph.output[:]
     watched.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     plugin_graph._remove_unused(watched)  # mask pasting takes most of the time
-    found = OnnxRunner(watched, threads=2).run({"input": prepare(picture).tensor})
+    found = OnnxRunner(watched, threads=2).run(feeds([prepare(picture)]))
     for node in nodes:
         a = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         ours = plugin_library.multi_level_roi_align(
