@@ -69,18 +69,22 @@ def execute(path, cwd, output):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
+def test_all_find_the_helpers_in_the_same_way(path):
+    """The first one is run from its own folder below; what that shows then holds for all."""
+    first, this = (
+        next(cell.source for cell in read(p).cells if cell.cell_type == "code") for p in (NOTEBOOKS[0], path)
+    )
+    assert this.splitlines()[:4] == first.splitlines()[:4]
+    assert "sys.path.insert(0," in first
+
+
 @pytest.mark.slow
-def test_it_runs_with_plain_nbconvert_from_the_repository_root(path, tmp_path):
-    finished = execute(path, paths.REPO_ROOT, tmp_path)
+def test_it_runs_with_plain_nbconvert(path, tmp_path):
+    """From the repository's root; the first one from the notebooks' folder."""
+    finished = execute(path, paths.NOTEBOOKS if path == NOTEBOOKS[0] else paths.REPO_ROOT, tmp_path)
     assert finished.returncode == 0, finished.stderr[-3000:]
     done = read(tmp_path / path.name)
     assert all(cell.execution_count for cell in done.cells if cell.cell_type == "code" and cell.source.strip())
-
-
-@pytest.mark.slow
-def test_one_runs_from_the_notebooks_folder(tmp_path):
-    finished = execute(NOTEBOOKS[0].name, paths.NOTEBOOKS, tmp_path)
-    assert finished.returncode == 0, finished.stderr[-3000:]
 
 
 def test_the_student_version_lacks_the_solutions_and_nothing_else(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from helpers import paths, site
+from helpers.errors import CourseError
 from scripts import run_course
 
 PICTURE = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
@@ -51,7 +53,7 @@ def run(course, *arguments):
 
 
 def test_the_site(course, tmp_path, capfd):
-    assert run(course, "--only", "1,02") == 0
+    assert run(course, "--only", "1,02", "--jobs", "2") == 0
     said = capfd.readouterr().out
     assert "01_one" in said
     assert "1 GPU cells found no GPU" in said or run_course.gpu_available()
@@ -68,6 +70,10 @@ def test_the_site(course, tmp_path, capfd):
     assert str(paths.REPO_ROOT) in (folder / "02_two.html").read_text()
     for page in folder.glob("*.html"):
         assert site.external_references(page.read_text()) == [], page.name
+    # Pages of an earlier run stay in the index.
+    assert run(course, "--only", "02") == 0
+    assert 'href="01_one.html"' in (folder / "index.html").read_text()
+    assert set(json.loads((folder / "chapters.json").read_text())) == {"01_one", "02_two"}
 
 
 def test_a_failing_chapter_is_named_last_and_not_rendered_and_the_others_run(course, tmp_path, capfd):
@@ -84,19 +90,6 @@ def test_a_failing_chapter_is_named_last_and_not_rendered_and_the_others_run(cou
     index = (folder / "index.html").read_text()
     assert 'class="failed"' in index
     assert 'href="03_three.html"' not in index
-
-
-def test_pages_of_an_earlier_run_stay_in_the_index(course, tmp_path):
-    run(course, "--only", "01")
-    run(course, "--only", "02")
-    index = (tmp_path / "build" / "site" / "index.html").read_text()
-    assert 'href="01_one.html"' in index
-    assert 'href="02_two.html"' in index
-    assert set(json.loads((tmp_path / "build" / "site" / "chapters.json").read_text())) == {"01_one", "02_two"}
-
-
-def test_two_at_a_time(course):
-    assert run(course, "--only", "01,02", "--jobs", "2") == 0
 
 
 def script(*arguments, **environment):
@@ -125,12 +118,19 @@ def script(*arguments, **environment):
         ([], {"COURSE_MODEL": "r101"}, "there is no model named 'r101': use one of: emoji, r50"),
     ],
 )
-def test_bad_input_is_one_sentence(tmp_path, arguments, environment, words):
-    process = script(*arguments, COURSE_BUILD=str(tmp_path), **environment)
+def test_bad_input_is_named(monkeypatch, tmp_path, arguments, environment, words):
+    for name, value in {"COURSE_BUILD": str(tmp_path), "COURSE_MODEL": "emoji", **environment}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CourseError, match=re.escape(words)):
+        run_course.main(arguments)
+
+
+def test_bad_input_is_one_sentence_to_the_user(tmp_path):
+    process = script("--only", "17", COURSE_BUILD=str(tmp_path))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert words in said
-    assert "Traceback" not in said
+    assert said.startswith("there is no chapter 17: choose from")
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize("seconds", [0.3, 4], ids=["the kernel is starting", "the cell is running"])
