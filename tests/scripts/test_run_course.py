@@ -119,7 +119,9 @@ def script(*arguments, **environment):
     ],
 )
 def test_bad_input_is_named(monkeypatch, tmp_path, arguments, environment, words):
-    for name, value in {"COURSE_BUILD": str(tmp_path), "COURSE_MODEL": "emoji", **environment}.items():
+    # main tells the kernels by these variables; monkeypatch puts them all back.
+    usual = {"COURSE_BUILD": str(tmp_path), "COURSE_MODEL": "emoji", "COURSE_CHECKPOINT": "", "COURSE_IMAGE": ""}
+    for name, value in (usual | environment).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(CourseError, match=re.escape(words)):
         run_course.main(arguments)
