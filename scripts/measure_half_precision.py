@@ -17,7 +17,6 @@ and with one of these patches left out in turn, where that fails silently.
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import json
 import platform
@@ -34,7 +33,7 @@ import numpy.typing as npt
 import onnx
 import pandas as pd
 
-from helpers import artifacts, paths
+from helpers import evidence, paths
 from helpers.detector import evaluation, models
 from helpers.detector.preprocess import prepare, read_picture
 from helpers.errors import CourseError
@@ -169,7 +168,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--random-weights", action="store_true", help="random weights: agreement only, no AP")
     parser.add_argument("--pictures", type=int, help="how many of the validation scenes (default: all)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="some rows only, by name")
-    parser.add_argument("--commit", default="", help="commit of the measured code, for the record")
+    parser.add_argument("--commit", help="the commit, for a copy without a repository")
     arguments = parser.parse_args(words)
     rows = Rows(arguments.model, arguments.random_weights)
     strangers = set(arguments.rows or ()) - rows.makers.keys()
@@ -190,11 +189,10 @@ def main(words: Sequence[str] | None = None) -> None:
         if name in [row["row"] for row in done]:
             continue
         pictures = None if arguments.random_weights else whole.head(count)
-        done.append({**measure(rows, name, pictures), "commit": arguments.commit})
-        date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        done.append({**measure(rows, name, pictures), "commit": arguments.commit or evidence.commit() or ""})
         done.sort(key=lambda row: list(rows.makers).index(row["row"]))
-        record = {**about, "date": date, "rows": done}
-        artifacts.write_text(arguments.output, json.dumps(record, indent=1) + "\n")
+        head = evidence.head(about["what"], {"processor": about["processor"]}, of=arguments.commit)
+        evidence.save(arguments.output, {**head, **about, "rows": done})
     print(pd.DataFrame(done).to_string(index=False))
 
 

@@ -1,6 +1,6 @@
 """Build the CUDA kernels of the plugins on this machine, check them, and measure them: one table, one JSON.
 
-    python scripts/verify_cuda_plugins.py --output evidence/cuda_plugins_<gpu>.json --commit $(git rev-parse HEAD)
+    python scripts/verify_cuda_plugins.py --output evidence/cuda_plugins_<gpu>.json
 
 Needs an NVIDIA GPU, nvcc, PyTorch with CUDA and torchvision; no TensorRT, no mmcv (torchvision's RoIAlign with
 ``aligned=True`` computes what mmcv's does). A section that fails is reported, and the next one runs.
@@ -21,10 +21,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import datetime
 import json
 import math
-import platform
 import secrets
 import shutil
 import statistics
@@ -44,7 +42,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from helpers.artifacts import write_text
+from helpers import evidence
 from helpers.errors import CourseError
 from helpers.operators import library as plugin_library
 
@@ -134,10 +132,18 @@ class CudaError(CourseError):
 
 
 class Kernels:
-    """The CUDA library, called with torch tensors on the current stream."""
+    """The CUDA library, called with torch tensors on the current stream.
+
+    poison: outputs are NaN everywhere before a kernel writes them, for checks; for benchmarks, whatever memory held.
+    """
 
     def __init__(self, path: Path) -> None:
         self.library = plugin_library.load_library(path, "cuda")
+        self.poison = True
+
+    def _output(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        output = torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
+        return output.fill_(NAN) if self.poison else output
 
     @staticmethod
     def _code(tensor: Tensor) -> int:
@@ -150,7 +156,7 @@ class Kernels:
             raise CudaError(f"{operator} returned CUDA error {status}", "look the number up in cudaError_t")
 
     def roi_align(self, features: Tensor, rois: Tensor, size: int, scale: float, **options: Any) -> Tensor:
-        output = _poisoned((len(rois), features.shape[1], size, size), features)
+        output = self._output((len(rois), features.shape[1], size, size), features)
         self._run(
             "roi_align", *_pointers(features, rois, output), self._code(features), self._code(rois), *features.shape,
             len(rois), size, size, scale, options.get("sampling_ratio", 0),
@@ -160,7 +166,7 @@ class Kernels:
 
     def multi_level_roi_align(self, features: Sequence[Tensor], rois: Tensor, size: int) -> Tensor:
         batch, channels = features[0].shape[:2]
-        output = _poisoned((len(rois), channels, size, size), features[0])
+        output = self._output((len(rois), channels, size, size), features[0])
         maps = (ctypes.c_void_p * len(features))(*_pointers(*features))
         heights = (ctypes.c_int32 * len(features))(*(level.shape[2] for level in features))
         widths = (ctypes.c_int32 * len(features))(*(level.shape[3] for level in features))
@@ -173,7 +179,7 @@ class Kernels:
         return output
 
     def grid_sampler(self, values: Tensor, grid: Tensor, interpolation: str, padding: str, align: bool) -> Tensor:
-        output = _poisoned((*values.shape[:2], *grid.shape[1:3]), values)
+        output = self._output((*values.shape[:2], *grid.shape[1:3]), values)
         self._run(
             "grid_sampler", *_pointers(values, grid, output), self._code(values), self._code(grid), *values.shape,
             *grid.shape[1:3], plugin_library.INTERPOLATIONS[interpolation], plugin_library.PADDINGS[padding], align,
@@ -240,14 +246,6 @@ def _pointers(*tensors: Tensor) -> list[int]:
         assert tensor.is_contiguous(), "kernels take dense tensors"
     return [tensor.data_ptr() for tensor in tensors]
 
-
-def _poisoned(shape: Sequence[int], like: Tensor) -> Tensor:
-    """An output that no kernel has written: NaN everywhere in checks, whatever memory held in benchmarks."""
-    output = torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
-    return output.fill_(NAN) if poison else output
-
-
-poison = True
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
@@ -737,8 +735,6 @@ def _words(command: Sequence[str]) -> str | None:
 def machine(device: str) -> dict[str, Any]:
     nvcc = plugin_library.find_nvcc()
     facts: dict[str, Any] = {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": getattr(torchvision, "__version__", None),
         "nvcc": (_words([nvcc, "--version"]) or "").splitlines()[-1:] if nvcc else None,
@@ -780,10 +776,9 @@ def table(report: Report) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    global poison
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, required=True, help="the JSON record to write")
-    parser.add_argument("--commit", help="the commit that is measured, for the record")
+    parser.add_argument("--commit", help="the commit, for a copy without a repository")
     parser.add_argument("--seed", type=int, default=None, help="of the random inputs (default: a fresh one, recorded)")
     parser.add_argument("--architecture", default=None, help="such as sm_90 (default: this GPU's)")
     parser.add_argument(
@@ -808,30 +803,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begin = time.perf_counter()
     report = Report()
     verification = Verification(report, device, DRY_SIZES if options.dry_run else Sizes(), seed, architecture)
-    poison = True
     report.section("build", verification.build)
     for name in ("roi_align", "multi_level", "grid_sampler", "non_max_suppression", "scatter_nd", "edge_cases"):
         report.section(f"check {name}", getattr(verification, f"check_{name}"))
-    poison = False
+    if isinstance(verification.operators, Kernels):
+        verification.operators.poison = False
     report.section("copy bandwidth", verification.measure_bandwidth)
     for name in ("roi_align", "grid_sampler", "non_max_suppression"):
         report.section(f"benchmark {name}", getattr(verification, f"benchmark_{name}"))
 
     record = {
-        "what": "CUDA kernels of the plugins against PyTorch and torchvision",
+        **evidence.head(
+            "CUDA kernels of the plugins against PyTorch and torchvision", machine(device), of=options.commit
+        ),
         "dry run": options.dry_run,
         "note": "a dry run on a CPU: the host library stood in for the kernels, times mean nothing" if options.dry_run
         else "CUDA events, L2 flushed before each launch, median",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": options.commit,
-        "command": "python scripts/verify_cuda_plugins.py",
         "seed": seed,
         "sizes": asdict(verification.sizes),
-        "machine": machine(device),
         "seconds": round(time.perf_counter() - begin, 1),
         **asdict(report),
     }  # fmt: skip
-    write_text(options.output, json.dumps(record, indent=1) + "\n")
+    evidence.save(options.output, record)
     print(table(report))
     print(f"record: {options.output} ({record['seconds']} s)")
     failed = any(not check["passed"] for check in report.checks)

@@ -23,7 +23,6 @@ import argparse
 import datetime
 import hashlib
 import json
-import platform
 import shutil
 import statistics
 import subprocess
@@ -46,7 +45,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from helpers import artifacts
+from helpers import artifacts, evidence
 from helpers.compare.parity import compare
 from helpers.detector.detections import Detections
 from helpers.errors import CourseError
@@ -320,8 +319,6 @@ def checks(rows: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
 
 def machine(device: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "onnx": _version("onnx"),
@@ -393,14 +390,14 @@ def verify(prepared: Prepared, arguments: argparse.Namespace) -> int:
     """Measure all rows, write the record and show it; 0 if every claim of the simulation holds."""
     flags = settings()
     record: dict[str, Any] = {
-        "what": "the exported detector run node by node by PyTorch in true half precision, against its simulation",
+        **evidence.head(
+            "the exported detector run node by node by PyTorch in true half precision, against its simulation",
+            machine(arguments.device),
+            of=arguments.commit,
+        ),
         "device": arguments.device,
         "note": "a dry run: PyTorch's half-precision kernels of a CPU, not of a GPU" if arguments.device == "cpu" else
         "the interpreter's times include NMS on the host and each node's launch from Python: no benchmark of the model",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": arguments.commit,
-        "command": "python scripts/verify_half_on_gpu.py",
-        "machine": machine(arguments.device),
         "settings": flags,
         "prepared": prepared.about,
         "plan": prepared.plan,
@@ -414,7 +411,7 @@ def verify(prepared: Prepared, arguments: argparse.Namespace) -> int:
             rows.append({"row": row.name, "error": f"{type(error).__name__}: {error}"})
         record |= {"seconds": round(time.perf_counter() - start, 1), "checks": checks(rows), "rows": rows}
         # After each row: what a lent machine measured before it went away is kept.
-        artifacts.write_text(arguments.output, json.dumps(record, indent=1) + "\n")
+        evidence.save(arguments.output, record)
     claims = record["checks"]
     console = Console(width=None if sys.stdout.isatty() else 180)
     for claim, holds in claims.items():
@@ -435,13 +432,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="second step (default: cuda)")
     parser.add_argument("--output", type=Path, help="second step: the JSON record to write")
     parser.add_argument("--repeats", type=int, default=5, help="second step: timed runs of a row on a GPU")
-    parser.add_argument("--commit", help="the commit that is measured, for the record")
+    parser.add_argument("--commit", help="the commit, for a copy without a repository")
     options = parser.parse_args(arguments)
     if options.prepare:
         about = {
             "model": "emoji",
             "picture": options.picture.name,
-            "commit": options.commit,
+            "commit": options.commit or evidence.commit(),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         }
         graphs = exported_graphs()

@@ -1,6 +1,6 @@
 """Build, run and align the engines of this course on this machine: one table, one JSON.
 
-    python scripts/verify_tensorrt.py --output evidence/tensorrt_<gpu>.json --commit $(git rev-parse HEAD)
+    python scripts/verify_tensorrt.py --output evidence/tensorrt_<gpu>.json
 
 Needs an NVIDIA GPU, full TensorRT (8.4 to 11), pycuda, nvcc and TensorRT's headers (``TENSORRT_ROOT``). Builds the
 plugins and one engine a case:
@@ -38,10 +38,7 @@ nothing can be verified here.
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
-import json
-import platform
 import statistics
 import sys
 import time
@@ -55,7 +52,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import onnx
 
-from helpers import artifacts, paths
+from helpers import artifacts, evidence, paths
 from helpers.compare import parity
 from helpers.detector import evaluation, models, preprocess
 from helpers.detector.detections import Detections
@@ -107,7 +104,7 @@ def graph(case: str) -> Path:
         return path
     inputs = {
         "onnx": artifacts.file_input(path),
-        "rewrite": artifacts.file_input(paths.REPO_ROOT / "helpers" / "plugin_graph.py"),
+        "rewrite": artifacts.file_input(Path(plugin_graph.__file__)),
     }
     return artifacts.make(
         path.with_name("mmcv-multi-level.onnx"),
@@ -284,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--in-flight", type=int, default=2, help="runs at a time; each takes buffers of its own")
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--commit", help="the commit that is measured, for the record")
+    parser.add_argument("--commit", help="the commit, for a copy without a repository")
     given = parser.parse_args(arguments)
     if given.repeats < 1 or given.in_flight < 1:
         parser.error("--repeats and --in-flight start at 1")
@@ -319,10 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:  # each case is reported; one that fails must not hide the others
             cases[case] = {"agrees": False, "error": f"{type(error).__name__}: {error}"}
     record = {
-        "what": "TensorRT engines of the emoji model against ONNX Runtime",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": given.commit,
-        "machine": {**trt.machine(), "platform": platform.platform(), "python": platform.python_version()},
+        **evidence.head("TensorRT engines of the emoji model against ONNX Runtime", trt.machine(), of=given.commit),
         "note": "fp32 agrees if every picture keeps the contract and AP moves by at most 0.1 points, fp16 if AP moves "
         "by at most 0.5 points; the case fp16 is expected to disagree",
         "model": models.model_spec("emoji").name,
@@ -330,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plan": [asdict(node) for node in plan.nodes] if plan else None,
         "cases": cases,
     }
-    artifacts.write_text(given.output, json.dumps(record, indent=1) + "\n")
+    evidence.save(given.output, record)
     print(table(cases), f"written to {given.output}", sep="\n")
     return 0 if all(counts_as_good(case, answer) for case, answer in cases.items()) else 1
 
