@@ -2,8 +2,7 @@
 
 :func:`one_roi_align_per_head` replaces the four masked RoIAligns that mmdet's export writes for each head by one
 ``MultiLevelRoIAlign`` (mmdet samples every RoI on every pyramid level and multiplies three of the four results by
-zero). :func:`thresholds_to_attributes` fits NonMaxSuppression to the plugin that TensorRT 8.4 needs. Both return a new
-model and leave the given one as it was.
+zero). It returns a new model and leaves the given one as it was.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from helpers.errors import CourseError
 
-__all__ = ["GraphPatternError", "one_roi_align_per_head", "thresholds_to_attributes"]
+__all__ = ["GraphPatternError", "one_roi_align_per_head"]
 
 DOMAIN = "mmcv"
 
@@ -126,17 +125,28 @@ def _branch(graph: _Graph, align: onnx.NodeProto) -> _Branch:
     return _Branch(align, int(level), rois, equal.input[0], totals[0])
 
 
+def _sides(graph: _Graph, scale: str) -> Sequence[str]:
+    """Width and height of which a tensor is the root of the product, as mmdet writes it, or the product of the roots,
+    as the patch ``p34_roi_scale_without_area`` does; nothing if it is neither.
+    """
+    if (product := graph.made_by(scale, "Sqrt", "Mul")) is not None:
+        return tuple(product.input)
+    product = graph.made_by(scale, "Mul")
+    roots = [graph.made_by(name, "Sqrt") for name in product.input] if product is not None else []
+    return tuple(root.input[0] for root in roots if root is not None) if all(roots) else ()
+
+
 def _finest_scale(graph: _Graph, levels: str, rois: str, count: int) -> float:
     """Follow the computation of the levels upwards; it must be ``SingleRoIExtractor.map_roi_levels``, whole."""
     clip = graph.made_by(levels, "Cast", "Clip")
     logarithm = graph.made_by(clip.input[0], "Floor", "Div", "Log") if clip is not None else None
     small = graph.made_by(logarithm.input[0], "Add") if logarithm is not None else None
     scaled = graph.made_by(small.input[0], "Div") if small is not None else None
-    area = graph.made_by(scaled.input[0], "Sqrt", "Mul") if scaled is not None else None
-    if clip is None or small is None or scaled is None or area is None:
+    sides = _sides(graph, scaled.input[0]) if scaled is not None else ()
+    if clip is None or small is None or scaled is None or not sides:
         raise GraphPatternError("the pyramid levels are not computed as mmdet does", "rewrite a fresh export")
     corners = set()
-    for side in area.input:
+    for side in sides:
         difference = graph.made_by(side, "Sub")
         for end in difference.input if difference is not None else ():
             gather = graph.made_by(end, "Gather")
@@ -226,43 +236,3 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
-
-
-# --- NonMaxSuppression ------------------------------------------------------------------------------------------------
-
-
-def thresholds_to_attributes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Make ONNX's NonMaxSuppression nodes fit the plugin: limit and thresholds as attributes, two inputs left.
-
-    Only for parsers without a NonMaxSuppression of their own (TensorRT 8.4 and older): the result is no valid ONNX any
-    more, and the plugin pads its output with rows of -1, which the graph must filter.
-
-    Raises:
-        GraphPatternError: a limit or a threshold is computed by the graph, or the limit selects nothing.
-    """
-    model = _copy(model)
-    graph = _Graph(model.graph)
-    for node in model.graph.node:
-        if node.op_type != "NonMaxSuppression":
-            continue
-        values: dict[str, float | None] = {}
-        names = ("max_output_boxes_per_class", "iou_threshold", "score_threshold")
-        for name, tensor in zip(names, [*node.input[2:], "", "", ""], strict=False):
-            values[name] = graph.scalar(tensor) if tensor else 0.0  # 0: ONNX's defaults
-            if values[name] is None:
-                raise GraphPatternError(
-                    f"{name} of the NonMaxSuppression {node.name or node.output[0]} is computed by the graph",
-                    "export with fixed thresholds, and simplify the graph first",
-                )
-        limit = min(int(values["max_output_boxes_per_class"] or 0), 2**31 - 1)
-        if limit < 1:
-            raise GraphPatternError(
-                f"the NonMaxSuppression {node.name or node.output[0]} selects no boxes at all",
-                "give it a max_output_boxes_per_class of at least 1",
-            )
-        del node.input[2:]
-        node.attribute.append(helper.make_attribute("max_output_boxes_per_class", limit))
-        for name in names[1:]:
-            node.attribute.append(helper.make_attribute(name, float(values[name] or 0.0)))
-    _remove_unused(model)
-    return model

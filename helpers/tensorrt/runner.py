@@ -40,7 +40,8 @@ from helpers.graph.runner import Arrays, RunnerError, checked_feeds, checked_out
 from helpers.half_precision import plan as precision_plan
 from helpers.half_precision.simulation import HalfPrecisionError
 from helpers.operators import library as plugin_library
-from helpers.tensorrt import plugin_graph
+from helpers.tensorrt import limits
+from helpers.tensorrt.operator_support import UnknownVersionError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -175,12 +176,20 @@ def machine() -> dict[str, Any]:
 
 def typings() -> tuple[Typing, ...]:
     """The kinds of network that this TensorRT builds, the one that "auto" takes first: ("weak",) before 9.0, both up to
-    10, ("strong",) from 11 on. Raises :class:`TensorRTMissingError`.
+    10, weak first up to 10.11 and strong first from 10.12 on, which deprecates weak typing; ("strong",) from 11 on.
+    Raises :class:`TensorRTMissingError`.
     """
     weak = hasattr(trt.BuilderFlag, "FP16")
     # The flag is ignored in 11, where every network is strongly typed, and may go.
     strong = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not weak
-    return (*(("weak",) if weak else ()), *(("strong",) if strong else ()))
+    have: tuple[Typing, ...] = (*(("weak",) if weak else ()), *(("strong",) if strong else ()))
+    return have[::-1] if _weak_is_deprecated() else have
+
+
+def _weak_is_deprecated() -> bool:
+    # The one version number that is read: a deprecated flag looks like any other.
+    numbers = [int(part) for part in trt.__version__.split(".")[:2] if part.isdecimal()]
+    return numbers >= [10, 12]
 
 
 def _with_typing(options: BuildOptions) -> BuildOptions:
@@ -278,9 +287,12 @@ def build_engine(
     """Build an engine from an ONNX file; ``path`` appears whole or not at all. Plugins must be loaded before.
 
     Raises:
+        helpers.tensorrt.limits.GraphLimitError: this version would refuse a node, or compute something else. Comes
+            before anything is built.
         TensorRTMissingError, EngineBuildError.
     """
     options = _with_typing(options)
+    graph = _for_this_version(onnx_path, options)
     log = _Log()
     builder = trt.Builder(log.logger)
     flags = 0
@@ -290,7 +302,6 @@ def build_engine(
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, log.logger)
-    graph = _for_this_version(onnx_path, options)
     if not parser.parse(graph):
         said = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors)) or log.words()
         raise EngineBuildError(
@@ -322,16 +333,16 @@ def build_engine(
 
 
 def _for_this_version(onnx_path: Path, options: BuildOptions) -> bytes:
-    """The graph as this version's parser wants it, with float16 in it where the types come from the graph."""
+    """The graph as this version's parser gets it, its limits checked; float16 is in it where types come from there."""
     model = onnx.load(onnx_path)
-    # Before named tensors (8.5), NonMaxSuppression is our plugin, which takes its thresholds as attributes.
-    if not hasattr(trt, "TensorIOMode"):
-        model = plugin_graph.thresholds_to_attributes(model)
     if _half_in_graph(options):
         try:
             model = precision_plan.cast_islands(model, options.keep_fp32)
         except HalfPrecisionError as error:
             raise EngineBuildError(error.problem, error.next_step) from error
+    # No release from 8.4 on is refused for not having been read: it parses as it may.
+    with contextlib.suppress(UnknownVersionError):
+        limits.check(model, trt.__version__, {name: largest for name, (_, _, largest) in options.profile})
     return bytes(model.SerializeToString())
 
 
@@ -436,16 +447,17 @@ def make_engine(
     onnx_path: Path,
     options: BuildOptions = BuildOptions(),
     *,
-    label: str = "fp32",
+    label: str | None = None,
     plugins: Path | None = None,
 ) -> Path:
-    """``build/<model>/<onnx file>-<label>.engine``, built if it is not there or anything it depends on has changed:
-    the ONNX file, TensorRT, the GPU, the options, the plugin library (:func:`build_plugin_library` if ``plugins`` is
-    None), and what turns the graph into float16, where that is done. "auto" and the typing that it stands for are the
-    same option.
+    """``build/<model>/<onnx file>-<label>.engine``, the label being the precision unless one is given.
+
+    Built if it is not there or anything it depends on has changed: the ONNX file, TensorRT, the GPU, the options, the
+    plugin library (:func:`build_plugin_library` if ``plugins`` is None), and what turns the graph into float16, where
+    that is done. "auto" and the typing that it stands for are the same option.
 
     Raises:
-        TensorRTMissingError, helpers.operators.library.PluginBuildError, PluginLibraryError, EngineBuildError.
+        what :func:`build_engine` and :func:`load_plugins` raise, and helpers.operators.library.PluginBuildError.
     """
     where = machine()
     options = _with_typing(options)
@@ -468,7 +480,7 @@ def make_engine(
     def build(temporary: Path) -> None:
         build_engine(onnx_path, temporary, options, timing_cache=cache)
 
-    return artifacts.make(folder / f"{Path(onnx_path).stem}-{label}.engine", inputs, build)
+    return artifacts.make(folder / f"{Path(onnx_path).stem}-{label or options.precision}.engine", inputs, build)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -636,7 +648,9 @@ class _Lane:
 
     def on_device(self, name: str, size: int) -> int:
         if self.device_bytes.get(name, -1) < size:
+            # Given back first, so that both need not fit; nothing is left of it if the new one does not.
             self.device.pop(name, None)
+            self.device_bytes.pop(name, None)
             try:
                 self.device[name] = self.cuda.mem_alloc(max(size, 1))
             except self.cuda.MemoryError as error:

@@ -148,9 +148,10 @@ def test_masked_scores_do_not_count_as_boxes(version: str) -> None:
 
 
 def test_8_4_lets_masked_scores_and_low_thresholds_through() -> None:
-    (found, count) = judge.limits(masked(1000, None), "8.4")
-    assert (found.effect, count.effect) == ("silent", "note")
-    assert found.value == "0 and scores set to -1"
+    found = next(one for one in judge.limits(masked(1000, None), "8.4") if "no lower score out" in one.limit)
+    # What the graph does with such a box is not known here: patch p31 drops it.
+    assert (found.effect, found.value) == ("note", "0 and scores set to -1")
+    assert "p31" in found.way_out
     assert "efficientNMSInference.cu:527" in found.source
     assert effects(masked(1000, 0.007), "8.4") == ["note"]
     assert effects(nms(10, threshold=0.005), "8.4") == ["silent"]

@@ -16,13 +16,13 @@ from onnx import TensorProto, helper
 
 import patches
 from helpers.compare.parity import compare
-from helpers.export.exporter import CORRECT, quiet_exporter
+from helpers.export.exporter import CORRECT, HALF, quiet_exporter
 from helpers.graph.detect import detect_prepared, feeds
 from helpers.graph.onnx_runtime import OnnxRunner, open_session
 from helpers.graph.runner import RunnerError
 from helpers.operators import library as plugin_library
 from helpers.tensorrt import plugin_graph
-from helpers.tensorrt.plugin_graph import GraphPatternError, one_roi_align_per_head, thresholds_to_attributes
+from helpers.tensorrt.plugin_graph import GraphPatternError, one_roi_align_per_head
 
 STRIDES = (4, 8, 16, 32)
 COUNT, CHANNELS, HEIGHT, WIDTH = 24, 3, 192, 256
@@ -55,11 +55,11 @@ def random_inputs(seed: int) -> list[np.ndarray]:
     return [rois, *maps]
 
 
-def export_heads(folder: Path, flavour: str) -> onnx.ModelProto:
+def export_heads(folder: Path, flavour: str, *more: str) -> onnx.ModelProto:
     names = ["rois", *(f"p{level}" for level in range(2, 6))]
     path = folder / f"{flavour}.onnx"
     tensors = tuple(torch.from_numpy(array) for array in random_inputs(0))
-    with patches.applied(*CORRECT[flavour]), quiet_exporter():
+    with patches.applied(*CORRECT[flavour], *more), quiet_exporter():
         torch.onnx.export(
             Heads(), tensors, str(path), input_names=names, output_names=["box", "mask"], dynamo=False,
             autograd_inlining=False, opset_version={"standard": 16, "mmcv": 11}[flavour], custom_opsets={"mmcv": 1},
@@ -192,6 +192,17 @@ def test_the_rewritten_emoji_model_detects_the_same(model, window):
     compare(detect_prepared(OnnxRunner(model, threads=2), prepared), found).require()
 
 
+def test_the_half_precision_graph_is_rewritten_too(heads, tmp_path):
+    """Its levels come from the product of the roots, not from the root of the product."""
+    half = export_heads(tmp_path, "mmcv", *HALF)
+    assert sum(node.op_type == "Sqrt" for node in half.graph.node) == 4
+    ours, usual = one_roi_align_per_head(half), one_roi_align_per_head(heads)
+    assert [node.op_type for node in ours.graph.node] == [node.op_type for node in usual.graph.node]
+    inputs = dict(zip(["rois", "p2", "p3", "p4", "p5"], random_inputs(3), strict=True))
+    for name, expected in run_rewritten(usual, inputs).items():
+        np.testing.assert_array_equal(run_rewritten(ours, inputs)[name], expected)
+
+
 def test_eight_roi_aligns_become_two(heads):
     before = heads.SerializeToString()
     rewritten = one_roi_align_per_head(heads)
@@ -317,29 +328,3 @@ def test_a_graph_without_the_operator_is_refused():
     model = helper.make_model(helper.make_graph([node], "g", value[:1], value[1:]))
     with pytest.raises(GraphPatternError, match="no MMCVRoiAlign: export in the mmcv flavour"):
         one_roi_align_per_head(model)
-    assert len(thresholds_to_attributes(model).graph.node) == 1
-
-
-def test_thresholds_become_attributes(model, light_detector):
-    config = light_detector.test_cfg
-    rewritten = thresholds_to_attributes(model)
-    nodes = [node for node in rewritten.graph.node if node.op_type == "NonMaxSuppression"]
-    found = [{a.name: helper.get_attribute_value(a) for a in node.attribute} for node in nodes]
-    assert [len(node.input) for node in nodes] == [2, 2]
-    assert found[0]["iou_threshold"] == pytest.approx(config.rpn.nms.iou_threshold)
-    assert found[0]["max_output_boxes_per_class"] == config.rpn.max_per_img
-    assert found[1]["iou_threshold"] == pytest.approx(config.rcnn.nms.iou_threshold)
-    assert found[1]["score_threshold"] == pytest.approx(config.rcnn.score_thr)
-    assert all(len(node.input) == 5 for node in model.graph.node if node.op_type == "NonMaxSuppression")
-
-
-@pytest.mark.parametrize(("limit", "words"), [(None, "is computed by the graph"), (0, "selects no boxes")])
-def test_thresholds_that_cannot_be_attributes_are_refused(limit, words):
-    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("boxes", "scores")]
-    inputs.append(helper.make_tensor_value_info("limit", TensorProto.INT64, [1]))
-    node = helper.make_node("NonMaxSuppression", ["boxes", "scores", "limit"], ["out"], name="the_nms")
-    output = helper.make_tensor_value_info("out", TensorProto.INT64, None)
-    given = [] if limit is None else [onnx.numpy_helper.from_array(np.array([limit]), "limit")]
-    model = helper.make_model(helper.make_graph([node], "g", inputs[: 2 + (limit is None)], [output], given))
-    with pytest.raises(GraphPatternError, match=f"the_nms.* {words}|the_nms {words}"):
-        thresholds_to_attributes(model)

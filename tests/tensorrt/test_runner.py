@@ -23,6 +23,7 @@ from helpers import artifacts
 from helpers.detector.preprocess import NetworkInput
 from helpers.operators import library as plugin_library
 from helpers.tensorrt import runner as tr
+from helpers.tensorrt.limits import GraphLimitError
 
 
 class Recorder:
@@ -267,6 +268,52 @@ def test_a_typing_that_the_version_has_not_is_one_sentence(
         tr.build_engine(graph, tmp_path / "x.engine", tr.BuildOptions("fp16"))
 
 
+@pytest.mark.parametrize(
+    ("version", "first"),
+    [("10.1.0", "weak"), ("10.11.0.33", "weak"), ("10.12.0.36", "strong"), ("10.16.1.2", "strong")],
+)
+def test_strong_typing_comes_first_where_weak_is_deprecated(
+    version: str, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake("10")
+    fake.module.__version__ = version
+    use(monkeypatch, fake)
+    assert tr.typings()[0] == first
+    assert set(tr.typings()) == {"weak", "strong"}
+
+
+@pytest.mark.parametrize(("version", "refused"), [("8.4.1.5", True), ("10.13.0.35", True), ("9.3.0", False)])
+def test_a_graph_beyond_a_limit_is_named_before_anything_is_built(
+    version: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TopK takes 3840 at most. Of 9.3 no conditions were read: it gets the graph as it is."""
+    x = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 5000])
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4000])]
+    outputs.append(helper.make_tensor_value_info("i", TensorProto.INT64, [1, 4000]))
+    top = helper.make_node("TopK", ["input", "k"], ["y", "i"], name="best")
+    k = onnx.numpy_helper.from_array(np.array([4000]), "k")
+    onnx.save(helper.make_model(helper.make_graph([top], "g", [x], outputs, [k])), tmp_path / "x.onnx")
+    fake = Fake("10")
+    fake.module.__version__ = version
+    calls = use(monkeypatch, fake)
+    if refused:
+        with pytest.raises(GraphLimitError, match="TopK best: .*at most 3840.*4000"):
+            tr.build_engine(tmp_path / "x.onnx", tmp_path / "x.engine")
+        assert not calls
+    else:
+        tr.build_engine(tmp_path / "x.onnx", tmp_path / "x.engine")
+
+
+def test_the_precision_names_the_file(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = types.SimpleNamespace(serialize=lambda: b"timings")
+    use(monkeypatch, Fake("10", config={"create_timing_cache": lambda _: cache}))
+    monkeypatch.setattr(tr, "load_plugins", lambda _: None)
+    monkeypatch.setattr(tr.paths, "build_dir", lambda _: tmp_path)
+    made = [tr.make_engine("m", graph, tr.BuildOptions(precision), plugins=graph) for precision in ("fp32", "fp16")]
+    made.append(tr.make_engine("m", graph, tr.BuildOptions("fp16"), label="mine", plugins=graph))
+    assert [path.name for path in made] == ["x-fp32.engine", "x-fp16.engine", "x-mine.engine"]
+
+
 def test_an_engine_is_built_again_for_another_typing_and_for_another_converter(
     graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -505,6 +552,21 @@ def test_too_little_gpu_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "x.engine").write_bytes(b"engine")
     with tr.TensorRTRunner(tmp_path / "x.engine") as runner, pytest.raises(tr.EngineRunError, match="no GPU memory"):
         runner.run({"input": np.zeros((1, 3), np.float32)})
+
+
+def test_a_smaller_batch_runs_after_one_that_did_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake("10")
+    _engine(fake)
+    use(monkeypatch, fake)
+    (tmp_path / "x.engine").write_bytes(b"engine")
+    with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
+        cuda = tr._cuda()
+        runner.run({"input": np.zeros((4, 3), np.float32)})
+        cuda.full = True
+        with pytest.raises(tr.EngineRunError, match="use a smaller batch"):
+            runner.run({"input": np.zeros((5, 3), np.float32)})
+        cuda.full = False
+        runner.run({"input": np.zeros((2, 3), np.float32)})
 
 
 def test_engines_of_elsewhere_missing_and_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
