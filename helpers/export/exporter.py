@@ -100,10 +100,11 @@ FLAVOURS = {
 #: The patches without which the export stops, by flavour.
 NEEDED = {"standard": ("p04_no_operator_probe",), "mmcv": ("p06_mmcv_operators",)}
 _CLIP = "p10_clip_to_picture"
+_BOTH = (_CLIP, "p13_unused_nms_rows")
 #: The patches with which the exported graph computes what PyTorch's inference computes, by flavour.
 CORRECT = {
-    "standard": (*NEEDED["standard"], "p07_rpn_levels_apart", "p08_roi_align_half_pixel", _CLIP),
-    "mmcv": (*NEEDED["mmcv"], "p07_rpn_levels_apart", _CLIP),
+    "standard": (*NEEDED["standard"], "p07_rpn_levels_apart", "p08_roi_align_half_pixel", *_BOTH),
+    "mmcv": (*NEEDED["mmcv"], "p07_rpn_levels_apart", *_BOTH),
 }
 #: The patches that keep every size but the batch a constant, applied after :data:`CORRECT` for a dynamic batch.
 DYNAMIC = (

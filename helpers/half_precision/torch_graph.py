@@ -565,6 +565,7 @@ OPERATORS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "Gemm": _gemm,
     "Greater": _plain(torch.gt),
     "GreaterOrEqual": _plain(torch.ge),
+    "Less": _plain(torch.lt),
     "GridSample": _grid_sample,
     "Log": _plain(torch.log),
     "MaxPool": _max_pool,
