@@ -187,7 +187,8 @@ def typings() -> tuple[Typing, ...]:
 
 
 def _weak_is_deprecated() -> bool:
-    # The one version number that is read: a deprecated flag looks like any other.
+    # The one version number that is read: a deprecated flag looks like any other. (The bindings of 10.16 say of FP16:
+    # "Deprecated in TensorRT 10.12. Superseded by strong typing.")
     numbers = [int(part) for part in trt.__version__.split(".")[:2] if part.isdecimal()]
     return numbers >= [10, 12]
 
