@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 
 from helpers import artifacts
 from helpers.detector.preprocess import NetworkInput
+from helpers.graph.runner import GraphInputError
 from helpers.operators import library as plugin_library
 from helpers.tensorrt import runner as tr
 from helpers.tensorrt.limits import GraphLimitError
@@ -487,7 +488,7 @@ def test_a_failure_waits_for_what_else_is_in_flight(tmp_path: Path, monkeypatch:
     (tmp_path / "x.engine").write_bytes(b"engine")
     good, bad = np.zeros((1, 3), np.float32), np.zeros((1, 4), np.float32)
     with tr.TensorRTRunner(tmp_path / "x.engine", lanes=3) as runner:
-        with pytest.raises(tr.EngineRunError, match="must be float32"):
+        with pytest.raises(GraphInputError, match=r"float32 \[-1, 3\] as 'input', got float32 \[1, 4\]"):
             list(runner.run_many([{"input": array} for array in (good, good, bad)]))
         assert calls.count("stream.synchronize") >= 2
         assert len(list(runner.run_many([{"input": good}] * 4))) == 4
@@ -528,7 +529,7 @@ def test_each_picture_of_a_batch_gets_its_own_rows_without_the_padding(monkeypat
     found = list(runner.detect_many([[picture(1)], [picture(2), picture(3)]]))
     assert [[one.labels.tolist() for one in batch] for batch in found] == [[[1]], [[2], [3]]]
     assert [[one.masks.shape for one in batch] for batch in found] == [[(1, 7, 8)], [(1, 6, 8), (1, 5, 8)]]
-    assert runner.detect_prepared(picture(4)).scores.tolist() == [4]
+    assert next(runner.detect_many([[picture(4)]]))[0].scores.tolist() == [4]
 
 
 def test_wrong_inputs_and_failures_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,9 +538,9 @@ def test_wrong_inputs_and_failures_are_one_sentence(tmp_path: Path, monkeypatch:
     use(monkeypatch, fake)
     (tmp_path / "x.engine").write_bytes(b"engine")
     with tr.TensorRTRunner(tmp_path / "x.engine") as runner:
-        with pytest.raises(tr.EngineRunError, match=r"takes \['input'\], got \['picture'\]"):
+        with pytest.raises(GraphInputError, match="takes an input 'input', and the feeds have picture"):
             runner.run({"picture": np.zeros((1, 3), np.float32)})
-        with pytest.raises(tr.EngineRunError, match=r"must be float32 \[-1, 3\], got float64 \[1, 3\]"):
+        with pytest.raises(GraphInputError, match=r"float32 \[-1, 3\] as 'input', got float64 \[1, 3\]"):
             runner.run({"input": np.zeros((1, 3))})
         with pytest.raises(tr.EngineRunError, match="running the engine failed"):
             runner.run({"input": np.zeros((1, 3), np.float32)})
