@@ -191,7 +191,7 @@ def main(words: Sequence[str] | None = None) -> None:
         pictures = None if arguments.random_weights else whole.head(count)
         done.append({**measure(rows, name, pictures), "commit": arguments.commit or evidence.commit() or ""})
         done.sort(key=lambda row: list(rows.makers).index(row["row"]))
-        head = evidence.head(about["what"], {"processor": about["processor"]}, of=arguments.commit)
+        head = evidence.head(str(about["what"]), {"processor": about["processor"]}, of=arguments.commit)
         evidence.save(arguments.output, {**head, **about, "rows": done})
     print(pd.DataFrame(done).to_string(index=False))
 
