@@ -86,11 +86,15 @@ def _torchvision() -> Finding:
 
 
 def _weights() -> list[Finding]:
-    from helpers.detector.models import model_spec
+    from helpers.detector.models import CheckpointError, model_spec
 
     findings = []
     for name in ("emoji", "r50"):
-        spec = model_spec(name)
+        try:
+            spec = model_spec(name)
+        except CheckpointError as error:
+            findings.append(Finding(f"weights: {name}", "missing", "-", error.problem, "correct COURSE_CHECKPOINT"))
+            continue
         present = spec.checkpoint is not None and spec.checkpoint.is_file()
         needed: Status = "missing" if name == "emoji" else "optional"
         action = (

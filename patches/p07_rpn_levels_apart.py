@@ -42,7 +42,7 @@ PATCH = Patch(
                     """,
                     """
                     # The level of each box, as the boxes were concatenated: every level gives its best nms_pre.
-                    boxes_of_level = [int(score[0].numel()) for score in cls_scores]
+                    boxes_of_level = [int(pred[0].numel()) // 4 for pred in bbox_preds]
                     if cfg.get('nms_pre', -1) > 0:
                         boxes_of_level = [min(n, cfg.nms_pre) for n in boxes_of_level]
                     level_ids = torch.cat([

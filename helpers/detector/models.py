@@ -103,6 +103,15 @@ def model_spec(name: str | None = None, checkpoint: Path | str | None = None) ->
     """
     name = _known(name) if name else current_model_name()
     named = checkpoint or (os.environ.get("COURSE_CHECKPOINT") if name == _chosen() else None)
+    if named:
+        if not Path(named).is_file():
+            raise CheckpointError(f"there is no checkpoint at {named}", "check the path")
+        return ModelSpec(name, _published(name).config, Path(named), None)
+    return _published(name)
+
+
+def _published(name: str) -> ModelSpec:
+    """Config and published checkpoint of a known model."""
     if name == "emoji":
         folder = paths.MODELS / "emoji"
         sums = folder / "SHA256SUMS"
@@ -110,19 +119,13 @@ def model_spec(name: str | None = None, checkpoint: Path | str | None = None) ->
         digests = {file: digest for digest, file in (line.split() for line in lines)}
         weights = folder / "mask_rcnn_emoji.pth"
         # No digest begins with "missing": weights without their recorded sum are refused.
-        spec = ModelSpec(name, folder / "mask_rcnn_emoji.py", weights, digests.get(weights.name, "missing"))
-    else:
-        package = importlib.util.find_spec("mmdet")
-        folder = Path(package.origin or "").parent if package else Path("mmdet")
-        config = folder / ".mim/configs/mask_rcnn/mask_rcnn_r50_fpn_2x_coco.py"
-        found = sorted(_r50_folder().glob("mask_rcnn_r50_fpn_2x_coco_*.pth"))
-        # OpenMMLab ends a file's name with the first eight digits of its SHA-256.
-        spec = ModelSpec(name, config, *((found[-1], found[-1].stem.rsplit("-", 1)[-1]) if found else (None, None)))
-    if named:
-        if not Path(named).is_file():
-            raise CheckpointError(f"there is no checkpoint at {named}", "check the path")
-        spec = ModelSpec(name, spec.config, Path(named), None)
-    return spec
+        return ModelSpec(name, folder / "mask_rcnn_emoji.py", weights, digests.get(weights.name, "missing"))
+    package = importlib.util.find_spec("mmdet")
+    folder = Path(package.origin or "").parent if package else Path("mmdet")
+    config = folder / ".mim/configs/mask_rcnn/mask_rcnn_r50_fpn_2x_coco.py"
+    found = sorted(_r50_folder().glob("mask_rcnn_r50_fpn_2x_coco_*.pth"))
+    # OpenMMLab ends a file's name with the first eight digits of its SHA-256.
+    return ModelSpec(name, config, *((found[-1], found[-1].stem.rsplit("-", 1)[-1]) if found else (None, None)))
 
 
 def _r50_folder() -> Path:
@@ -163,8 +166,8 @@ def load_config(name: str | None = None) -> Config:
 
     from helpers.detector.pipeline import mmdet_pipeline
 
-    spec = model_spec(name)
-    config = Config.fromfile(str(spec.config))
+    # Which checkpoint there is, or that a named one is missing, is nothing to the config.
+    config = Config.fromfile(str(_published(_known(name) if name else current_model_name()).config))
     config.model.backbone.pop("init_cfg", None)
     config.model.pretrained = None
     config.data = {"test": {"pipeline": mmdet_pipeline()}}
@@ -176,6 +179,11 @@ def read_checkpoint(spec: ModelSpec, *, trust: bool = False) -> dict[str, Any]:
     import torch
 
     path = spec.checkpoint
+    if not trust and os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true"):
+        raise CheckpointError(
+            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, under which torch runs the code in a checkpoint",
+            "unset it, or pass trust=True if you trust who made the file",
+        )
     if path is None:
         raise CheckpointError(
             "there is no checkpoint for r50",

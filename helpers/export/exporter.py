@@ -17,10 +17,12 @@ inference computes. Both are choices of the caller, so that the broken export ca
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import sys
@@ -42,7 +44,9 @@ from helpers import artifacts
 from helpers.detector import paste
 from helpers.detector.models import INPUT_SHAPE, load_detector, weights_digest
 from helpers.errors import CourseError
+from helpers.export.settings import require_supported, verdicts
 from helpers.graph.file import INPUT_NAMES, OUTPUT_NAMES
+from helpers.graph.frozen_batch import require_free_batch
 from helpers.graph.origins import write_origins
 from helpers.paths import build_dir
 
@@ -71,7 +75,7 @@ __all__ = [
 ]
 
 # Raised when this module changes what it writes, so that files made by an older version are made again.
-_FORMAT = 4
+_FORMAT = 5
 
 
 class UnknownFlavourError(CourseError):
@@ -100,7 +104,7 @@ FLAVOURS = {
 #: The patches without which the export stops, by flavour.
 NEEDED = {"standard": ("p04_no_operator_probe",), "mmcv": ("p06_mmcv_operators",)}
 _CLIP = "p10_clip_to_picture"
-_BOTH = (_CLIP, "p13_unused_nms_rows")
+_BOTH = (_CLIP, "p11_no_ghosts", "p12_cascade_mask_mean", "p13_unused_nms_rows")
 #: The patches with which the exported graph computes what PyTorch's inference computes, by flavour.
 CORRECT = {
     "standard": (*NEEDED["standard"], "p07_rpn_levels_apart", "p08_roi_align_half_pixel", *_BOTH),
@@ -276,6 +280,8 @@ def export_onnx(
 
     Raises:
         UnknownFlavourError: no such flavour, or an opset that it cannot be written in.
+        helpers.export.settings.UnsupportedSettingError: the export would not do what a setting says. Comes first.
+        helpers.graph.frozen_batch.BatchCheckError: the batch was to be dynamic, and a node holds that of the tracing.
         ExportError: torch or onnxsim failed; the cause is chained. Or lean masks are asked of a detector that has none,
             or whose config sets another threshold than the one that they are pasted at.
         patches.UnknownPatchError, patches.PatchStateError: about ``applied``.
@@ -283,6 +289,7 @@ def export_onnx(
     chosen = _flavour(flavour, opset)
     version = opset or chosen.opset
     names = _chosen(flavour, applied, masks)
+    require_supported(detector, flavour, batch_is_one=dynamic_axes is None and input_shape[0] == 1)
     if LEAN in names:
         _check_lean(detector)
     steps = tqdm(total=3 if simplify else 2, desc=f"export {flavour}", unit="step", leave=False)
@@ -299,14 +306,17 @@ def export_onnx(
                 ) from error
         steps.update()
         model = onnx.load(temporary)
+        detections = _detections(model, int(detector.roi_head.test_cfg.max_per_img))
         if simplify:
             steps.set_postfix_str("simplifying")
             model = _simplified(model)
             steps.update()
+        if 0 in (dynamic_axes or {}).get("input", {}):
+            require_free_batch(model, input_shape[0])
         if dynamic_axes is None or _only_batch(dynamic_axes):
             batch = next(iter(dynamic_axes["input"].values())) if dynamic_axes else input_shape[0]
             mask_size = _lean_size(detector) if LEAN in names else input_shape[2:]
-            _declare_shapes(model, batch, int(detector.roi_head.test_cfg.max_per_img), mask_size)
+            _declare_shapes(model, batch, detections, mask_size)
         _name_nodes(model)
         write_origins(model, [name for name, _ in detector.named_modules() if name])
         onnx.helper.set_model_props(model, {"course.flavour": flavour, "course.patches": " ".join(names)})
@@ -410,6 +420,12 @@ def _lean_size(detector: BaseDetector) -> tuple[int, int]:
     return factor * height, factor * width
 
 
+def _detections(model: onnx.ModelProto, wanted: int) -> int:
+    """How many rows the traced graph gives: those wanted, or all there are (proposals times classes) if fewer."""
+    traced = model.graph.output[0].type.tensor_type.shape.dim
+    return int(traced[1].dim_value) if len(traced) == 3 and traced[1].dim_value else wanted
+
+
 def _declare_shapes(model: onnx.ModelProto, batch: int | str, detections: int, mask_size: Sequence[int]) -> None:
     """Write the outputs' shapes; a name stands for a dynamic batch.
 
@@ -441,9 +457,38 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "mmcv-full", "mmdet", "onnx", "onnxsim")}
 
 
+def _settings_digest(detector: BaseDetector) -> str:
+    """Of the config that the detector was built from, its modules, and its settings as they are in memory now."""
+    live = [[verdict.key, repr(verdict.value)] for verdict in verdicts(detector)]
+    config = getattr(detector, "cfg", None)
+    return hashlib.sha256(json.dumps([str(getattr(config, "_cfg_dict", config)), str(detector), live]).encode()).hexdigest()
+
+
+def module_sources(name: str) -> dict[str, str]:
+    """The source of a module of this project and of those that it imports from the project, by module name."""
+    found: dict[str, str] = {}
+    waiting = [name]
+    while waiting:
+        module = waiting.pop()
+        # What a patch is, and what an error is, does not change a graph.
+        if module in found or module in ("patches._base", "helpers.errors"):
+            continue
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            continue
+        found[module] = Path(spec.origin).read_text()
+        for node in ast.walk(ast.parse(found[module])):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("patches", "helpers"):
+                inside = importlib.util.find_spec(node.module or "")
+                waiting.append(node.module or "")
+                if inside is not None and inside.submodule_search_locations:
+                    waiting += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
 def export_inputs(detector: BaseDetector, flavour: str, applied: Sequence[str], **options: Any) -> dict[str, Any]:
     """Everything that an exported file depends on, for :func:`helpers.artifacts.make`."""
-    text = json.dumps([list(patches.load(name).sources()) for name in applied])
+    text = json.dumps([[list(patches.load(name).sources()), module_sources(f"patches.{name}")] for name in applied])
     return {
         "format": _FORMAT,
         "flavour": flavour,
@@ -451,6 +496,7 @@ def export_inputs(detector: BaseDetector, flavour: str, applied: Sequence[str], 
         "patches": list(applied),
         "patch_sources": hashlib.sha256(text.encode()).hexdigest(),
         "weights": weights_digest(detector),
+        "settings": _settings_digest(detector),
         "versions": _versions(),
         "options": options,
     }

@@ -37,7 +37,8 @@ class FrozenBatch:
 
 
 def frozen_batches(model: onnx.ModelProto, traced_batch: int | None = None) -> list[FrozenBatch]:
-    """Reshape, Expand, Tile and Slice nodes, in graph order, that fix the batch dimension at a constant above one.
+    """Reshape, Expand, Tile and Slice nodes, in graph order, that fix the batch dimension at a constant above one, and
+    with ``traced_batch`` 1 those Reshape nodes that fix it at one.
 
     Only nodes whose data comes from the graph's inputs are looked at (anchors and other constants have a first
     dimension too). ``traced_batch`` keeps those with this value only. Reshape and Expand: first entry of the shape.
@@ -61,7 +62,9 @@ def frozen_batches(model: onnx.ModelProto, traced_batch: int | None = None) -> l
         if node.op_type not in ("Reshape", "Expand", "Tile", "Slice") or node.input[0] not in carries:
             continue
         for value in _batch_values(node, index):
-            if value > 1 and (traced_batch is None or value == traced_batch):
+            # Traced with one picture, a Reshape to a leading 1 holds that batch; in the other operators 1 keeps a size.
+            single = value == traced_batch == 1 and node.op_type == "Reshape"
+            if single or (value > 1 and traced_batch in (None, value)):
                 found.append(FrozenBatch(node.name, node.op_type, value, origin(node)))
     return found
 

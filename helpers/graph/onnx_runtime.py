@@ -5,6 +5,7 @@ out.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,11 @@ def open_session(
         return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except (Fail, InvalidGraph, InvalidProtobuf, InvalidArgument, RuntimeError) as error:
         first_line = str(error).splitlines()[0]
+        if unknown := re.search(r"(\S+?):(\w+)\(-?\d+\) is not a registered function/op", str(error)):
+            raise RunnerError(
+                f"ONNX Runtime has no operator {unknown[2]}, which {name} needs",
+                "use a model without it, or run the graph where a plugin for it is",
+            ) from error
         raise RunnerError(
             f"ONNX Runtime cannot load {name} ({first_line})", "export it again for the input shape that it is to get"
         ) from error

@@ -164,3 +164,21 @@ def test_random_detectors_are_functions_of_the_seed_and_leave_the_generator_alon
     key = "roi_head.bbox_head.fc_cls.weight"
     assert torch.equal(first.state_dict()[key], second.state_dict()[key])
     assert not torch.equal(first.state_dict()[key], other.state_dict()[key])
+
+
+def test_a_bad_named_checkpoint_spoils_neither_an_explicit_one_nor_the_report(monkeypatch, tmp_path):
+    from helpers import environment
+
+    monkeypatch.delenv("COURSE_MODEL", raising=False)
+    monkeypatch.setenv("COURSE_CHECKPOINT", str(tmp_path / "none.pth"))
+    load_detector("emoji", WEIGHTS)
+    weights = {finding.name: finding for finding in environment._weights()}
+    assert weights["weights: emoji"].status == "missing"
+    assert "none.pth" in weights["weights: emoji"].purpose
+
+
+@pytest.mark.parametrize("value", ["1", "true", "Y"])
+def test_torch_is_not_told_to_run_what_a_checkpoint_holds(monkeypatch, value):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", value)
+    with pytest.raises(CheckpointError, match="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set"):
+        load_detector("emoji")

@@ -23,6 +23,7 @@ from helpers.export import exporter as export
 from helpers.graph import detect
 from helpers.graph.cut import GraphInputError, run_graph
 from helpers.graph.file import OnnxFileError, load_onnx
+from helpers.graph.frozen_batch import BatchCheckError
 from helpers.graph.onnx_runtime import OnnxRunner
 from helpers.graph.origins import origin
 from helpers.graph.runner import RunnerError
@@ -103,6 +104,47 @@ def test_unknown_flavours_and_opsets_are_refused(detector, tmp_path, flavour, op
     with pytest.raises(export.UnknownFlavourError):
         export.export_onnx(detector, tmp_path / "x.onnx", flavour, opset=opset)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whatever_a_graph_depends_on_is_recorded(small_detector, monkeypatch):
+    detector = small_detector()
+    names = export.CORRECT["standard"]
+
+    def inputs():
+        return export.export_inputs(detector, "standard", names)
+
+    first = inputs()
+    assert inputs() == first
+    detector.roi_head.test_cfg.max_per_img = 50
+    changed = inputs()
+    assert {key for key in first if first[key] != changed[key]} == {"settings"}
+    # A function that the patched code calls, in the patch's module or in one that it imports.
+    assert "def move_apart" in export.module_sources("patches.p07_rpn_levels_apart")["patches.p07_rpn_levels_apart"]
+    assert "patches.p07_rpn_levels_apart" in export.module_sources("patches.p11_no_ghosts")
+    sources = export.module_sources
+    monkeypatch.setattr(export, "module_sources", lambda name: sources(name) | {"edited": name})
+    assert {key for key in first if changed[key] != inputs()[key]} == {"patch_sources"}
+
+
+def test_a_batch_that_the_model_holds_fast_is_refused_with_the_node_named(small_detector, tmp_path):
+    detector = small_detector()
+    features = detector.extract_feat
+    # As a windowed-attention backbone does it: the number of pictures becomes a number of the graph.
+    detector.extract_feat = lambda image: [
+        level.view(int(image.shape[0]), *level.shape[1:]) for level in features(image)
+    ]
+    with pytest.raises(BatchCheckError, match="1 nodes hold|2 nodes hold"):
+        export.export_onnx(detector, tmp_path / "x.onnx", input_shape=(1, 3, 64, 96), **export.dynamic_options())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_that_onnx_runtime_does_not_know_is_named():
+    node = onnx.helper.make_node("MMCVModulatedDeformConv2d", ["x"], ["y"], domain="mmcv")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2]) for name in "xy"]
+    opsets = [onnx.helper.make_opsetid("", 16), onnx.helper.make_opsetid("mmcv", 1)]
+    graph = onnx.helper.make_graph([node], "g", values[:1], values[1:])
+    with pytest.raises(RunnerError, match="has no operator MMCVModulatedDeformConv2d"):
+        OnnxRunner(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8))
 
 
 def test_a_failed_export_leaves_the_earlier_file(detector, tmp_path, monkeypatch):
