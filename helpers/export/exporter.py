@@ -461,7 +461,8 @@ def _settings_digest(detector: BaseDetector) -> str:
     """Of the config that the detector was built from, its modules, and its settings as they are in memory now."""
     live = [[verdict.key, repr(verdict.value)] for verdict in verdicts(detector)]
     config = getattr(detector, "cfg", None)
-    return hashlib.sha256(json.dumps([str(getattr(config, "_cfg_dict", config)), str(detector), live]).encode()).hexdigest()
+    text = json.dumps([str(getattr(config, "_cfg_dict", config)), str(detector), live])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def module_sources(name: str) -> dict[str, str]:
