@@ -75,7 +75,7 @@ __all__ = [
 ]
 
 # Raised when this module changes what it writes, so that files made by an older version are made again.
-_FORMAT = 5
+_FORMAT = 6
 
 
 class UnknownFlavourError(CourseError):
@@ -103,6 +103,7 @@ FLAVOURS = {
 }
 #: The patches without which the export stops, by flavour.
 NEEDED = {"standard": ("p04_no_operator_probe",), "mmcv": ("p06_mmcv_operators",)}
+_CLIP = "p10_clip_to_picture"
 _CLIP = "p10_clip_to_picture"
 _BOTH = (_CLIP, "p11_no_ghosts", "p12_cascade_mask_mean", "p13_unused_nms_rows")
 #: The patches with which the exported graph computes what PyTorch's inference computes, by flavour.
