@@ -104,7 +104,6 @@ FLAVOURS = {
 #: The patches without which the export stops, by flavour.
 NEEDED = {"standard": ("p04_no_operator_probe",), "mmcv": ("p06_mmcv_operators",)}
 _CLIP = "p10_clip_to_picture"
-_CLIP = "p10_clip_to_picture"
 _BOTH = (_CLIP, "p11_no_ghosts", "p12_cascade_mask_mean", "p13_unused_nms_rows")
 #: The patches with which the exported graph computes what PyTorch's inference computes, by flavour.
 CORRECT = {
