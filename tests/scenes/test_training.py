@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from helpers.detector.models import build_random_detector, load_config
+from helpers.scenes import torchvision_ops
 from helpers.scenes.emoji_art import Sprite
-from helpers.scenes.render import SceneStyle, render_scene, torchvision_ops
+from helpers.scenes.render import SceneStyle, render_scene
 from helpers.scenes.training import (
     OwnerMasks,
     TrainingPlan,
