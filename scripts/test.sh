@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set everything up (a moment if it is), then lint, types and tests. Arguments go to pytest.
+# Set everything up (a moment if it is), then lint, types and tests. Arguments go to pytest. The tests marked slow (runs at
+# full size of what a chapter or a smaller test shows too) are left out, unless the first argument is --all.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$("$root/scripts/setup.sh")
@@ -7,4 +8,8 @@ cd "$root"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m mypy
-exec "$python" -m pytest "$@"
+if [ "${1:-}" = --all ]; then
+  shift
+  exec "$python" -m pytest "$@"
+fi
+exec "$python" -m pytest -m "not slow" "$@"

@@ -78,7 +78,6 @@ def test_all_find_the_helpers_in_the_same_way(path):
     assert "sys.path.insert(0," in first
 
 
-@pytest.mark.slow
 def test_it_runs_with_plain_nbconvert(path, tmp_path):
     """From the repository's root; the first one from the notebooks' folder."""
     finished = execute(path, paths.NOTEBOOKS if path == NOTEBOOKS[0] else paths.REPO_ROOT, tmp_path)
