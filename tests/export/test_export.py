@@ -133,8 +133,8 @@ def test_a_batch_that_the_model_holds_fast_is_refused_with_the_node_named(small_
     detector.extract_feat = lambda image: [
         level.view(int(image.shape[0]), *level.shape[1:]) for level in features(image)
     ]
-    with pytest.raises(BatchCheckError, match="1 nodes hold|2 nodes hold"):
-        export.export_onnx(detector, tmp_path / "x.onnx", input_shape=(1, 3, 64, 96), **export.dynamic_options())
+    with pytest.raises(BatchCheckError, match="nodes hold the traced batch"):
+        export.export_onnx(detector, tmp_path / "x.onnx", input_shape=(3, 3, 64, 96), **export.dynamic_options())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -170,7 +170,7 @@ def test_damaged_files_and_wrong_requests_are_named(files, tensor, feeds, tmp_pa
     with pytest.raises(OnnxFileError, match="cannot read"):
         OnnxRunner(tmp_path / "absent.onnx")
     runner = OnnxRunner(files("standard"))
-    with pytest.raises(RunnerError, match=r"takes float32 \[1, 3, 256, 320\], got float32 \[1, 3, 8, 8\]"):
+    with pytest.raises(RunnerError, match=r"takes float32 \[1, 3, 256, 320\] as 'input', got float32 \[1, 3, 8, 8\]"):
         runner.run(feeds | {"input": np.zeros((1, 3, 8, 8), np.float32)})
     with pytest.raises(RunnerError, match="no output 'proposals'"):
         runner.run(feeds, ["proposals"])

@@ -3,6 +3,7 @@ pixels."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -34,12 +35,11 @@ def demo():
 @pytest.fixture(scope="module")
 def runners(exported):
     """Both flavours with a dynamic batch, and the standard one with the half patches and lean masks."""
-    runners = {
-        flavour: OnnxRunner(exported(flavour, SHAPE, **export.dynamic_options(flavour))) for flavour in export.FLAVOURS
-    }
-    options = export.dynamic_options()
-    options["applied"] = (*options["applied"], *export.HALF)
-    return runners | {"lean": OnnxRunner(exported("standard", SHAPE, masks="lean", **options))}
+    options = {flavour: export.dynamic_options(flavour) for flavour in export.FLAVOURS}
+    files = {flavour: exported(flavour, SHAPE, **chosen) for flavour, chosen in options.items()}
+    half = options["standard"] | {"applied": (*options["standard"]["applied"], *export.HALF)}
+    files["lean"] = exported("standard", SHAPE, masks="lean", **half)
+    return {name: OnnxRunner(path) for name, path in files.items()}
 
 
 def test_any_part_of_any_picture_in_every_form(light_detector, runners, demo):
@@ -48,12 +48,11 @@ def test_any_part_of_any_picture_in_every_form(light_detector, runners, demo):
     @settings(deadline=None, max_examples=6, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(NAMES), st.tuples(*[st.floats(0.05, 1)] * 2), st.tuples(*[st.floats(0, 1)] * 2))
     def check(name, part, corner):
-        picture = demo[name]
-        height, width = (max(8, int(share * side)) for share, side in zip(part, picture.shape, strict=False))
-        top, left = (
-            int(c * (side - size)) for c, side, size in zip(corner, picture.shape, (height, width), strict=False)
-        )
-        prepared = prepare(np.ascontiguousarray(picture[top : top + height, left : left + width]), SHAPE[2:])
+        whole = np.array(demo[name].shape[:2])
+        size = np.maximum(8, whole * part).astype(int)
+        top, left = first = ((whole - size) * corner).astype(int)
+        bottom, right = first + size
+        prepared = prepare(np.ascontiguousarray(demo[name][top:bottom, left:right]), SHAPE[2:])
         expected = inference.detect_prepared(light_detector, prepared, rescale=False)
         seen.append(len(expected))
         for runner in runners.values():
@@ -76,9 +75,7 @@ def test_a_batch_of_four_shapes_in_three_orders(light_detector, runners, demo):
 
 @pytest.mark.parametrize("name", ["thumbnail", "tower", "small"])
 def test_lean_masks_agree_in_the_pictures_own_pixels(light_detector, runners, demo, name):
-    import cv2
-
-    picture = cv2.resize(demo["crowd"], (132, 100)) if name == "small" else demo[name]
+    picture = cv2.resize(demo["shelf"], (133, 100), interpolation=cv2.INTER_AREA) if name == "small" else demo[name]
     prepared = prepare(picture, SHAPE[2:])
     expected = inference.detect_prepared(light_detector, prepared, rescale=True)
     assert len(expected) > 5
@@ -102,10 +99,8 @@ def test_a_graph_says_what_it_takes(exported):
     dynamic = load_onnx(exported("standard", SHAPE, **export.dynamic_options()))
     shapes = {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in dynamic.graph.input}
     assert shapes == {"input": ["batch", *SHAPE[1:]], "image_size": ["batch", 2]}
-    batch = [
-        NetworkInput(np.zeros((1, *SHAPE[1:]), np.float32), (1, 1), (9, 9), size) for size in ((256, 19), (24, 320))
-    ]
-    feeds = detect.feeds(batch)
+    tensor = np.zeros((1, *SHAPE[1:]), np.float32)
+    feeds = detect.feeds([NetworkInput(tensor, (1, 1), (9, 9), size) for size in ((256, 19), (24, 320))])
     assert feeds["image_size"].dtype == np.float32
     assert feeds["image_size"].tolist() == [[256, 19], [24, 320]]
     assert dict(detect.batch_profile(SHAPE[1:], 4))["image_size"] == ((1, 2), (1, 2), (4, 2))
