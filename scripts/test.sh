@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set everything up (a moment if it is), then lint, types and tests. Arguments go to pytest. The tests marked slow (runs at
-# full size of what a chapter or a smaller test shows too) are left out, unless the first argument is --all.
+# Set everything up (a moment if it is), then lint, types and tests. Arguments go to pytest. The tests marked slow (they
+# repeat at length what a chapter or another test shows) are left out, unless the first argument is --all.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$("$root/scripts/setup.sh")

@@ -202,7 +202,7 @@ def _ask(task: str, model: onnx.ModelProto, engine: Path | None, timeout: float)
         return result
 
 
-_CHILD = "import sys; sys.path.insert(0, sys.argv.pop(1)); from helpers import tensorrt_rtx; tensorrt_rtx._child()"
+_CHILD = "import sys; sys.path.insert(0, sys.argv.pop(1)); from helpers.tensorrt import rtx; rtx._child()"
 
 
 def _ended(done: subprocess.CompletedProcess[str]) -> str:

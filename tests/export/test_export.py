@@ -23,7 +23,6 @@ from helpers.export import exporter as export
 from helpers.graph import detect
 from helpers.graph.cut import GraphInputError, run_graph
 from helpers.graph.file import OnnxFileError, load_onnx
-from helpers.graph.frozen_batch import BatchCheckError
 from helpers.graph.onnx_runtime import OnnxRunner
 from helpers.graph.origins import origin
 from helpers.graph.runner import RunnerError
@@ -124,18 +123,6 @@ def test_whatever_a_graph_depends_on_is_recorded(small_detector, monkeypatch):
     sources = export.module_sources
     monkeypatch.setattr(export, "module_sources", lambda name: sources(name) | {"edited": name})
     assert {key for key in first if changed[key] != inputs()[key]} == {"patch_sources"}
-
-
-def test_a_batch_that_the_model_holds_fast_is_refused_with_the_node_named(small_detector, tmp_path):
-    detector = small_detector()
-    features = detector.extract_feat
-    # As a windowed-attention backbone does it: the number of pictures becomes a number of the graph.
-    detector.extract_feat = lambda image: [
-        level.view(int(image.shape[0]), *level.shape[1:]) for level in features(image)
-    ]
-    with pytest.raises(BatchCheckError, match="nodes hold the traced batch"):
-        export.export_onnx(detector, tmp_path / "x.onnx", input_shape=(3, 3, 64, 96), **export.dynamic_options())
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_operator_that_onnx_runtime_does_not_know_is_named():

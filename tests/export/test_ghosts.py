@@ -37,7 +37,13 @@ def graphs(small_detector, small_input, tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize(("classes", "flavour"), [(1, "standard"), (2, "standard"), (5, "mmcv"), (80, "standard")])
+@pytest.mark.parametrize(
+    ("classes", "flavour"),
+    [
+        (1, "standard"),
+        *(pytest.param(*more, marks=pytest.mark.slow) for more in ((2, "standard"), (5, "mmcv"), (80, "standard"))),
+    ],
+)
 def test_few_proposals_give_no_detection_at_the_corner(graphs, small_input, classes, flavour):
     detector, runner = graphs(classes, flavour)
 
@@ -54,6 +60,7 @@ def test_few_proposals_give_no_detection_at_the_corner(graphs, small_input, clas
     check()
 
 
+@pytest.mark.slow
 def test_in_a_batch_each_picture_keeps_its_own(graphs, small_input):
     detector, runner = graphs(2, "standard")
     batch = [small_input(seed) for seed in (3, 4)]
@@ -61,6 +68,7 @@ def test_in_a_batch_each_picture_keeps_its_own(graphs, small_input):
         compare(detect_prepared(detector, prepared, rescale=False), found, RANDOM_MASKS).require()
 
 
+@pytest.mark.slow
 def test_a_cascade_with_masks_agrees_and_takes_one_picture(small_detector, small_input, tmp_path):
     """Its masks are the mean of the stages' probabilities, and empty rows pass through every stage."""
     from helpers.export.settings import UnsupportedSettingError

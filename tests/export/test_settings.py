@@ -128,6 +128,7 @@ def test_what_the_table_calls_exported_agrees(detector, small_input, tmp_path, v
     assert len(parity.pairs) == len(found) >= 4
 
 
+@pytest.mark.slow
 def test_every_value_that_is_exported_changes_what_pytorch_finds_among_the_others(detector, small_input):
     """So an export that ignored one of them could not agree in the test above."""
     prepared = small_input()
