@@ -37,12 +37,11 @@ def graphs(small_detector, small_input, tmp_path_factory):
     return make
 
 
+MORE = [(2, "standard"), (5, "mmcv"), (80, "standard")]
+
+
 @pytest.mark.parametrize(
-    ("classes", "flavour"),
-    [
-        (1, "standard"),
-        *(pytest.param(*more, marks=pytest.mark.slow) for more in ((2, "standard"), (5, "mmcv"), (80, "standard"))),
-    ],
+    ("classes", "flavour"), [(1, "standard"), *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)]
 )
 def test_few_proposals_give_no_detection_at_the_corner(graphs, small_input, classes, flavour):
     detector, runner = graphs(classes, flavour)
