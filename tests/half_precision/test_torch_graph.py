@@ -97,6 +97,7 @@ EXACT: list[tuple[str, list[Array | None], dict[str, Any]]] = [
     ("Gather", [ints(4, 5, 6), ints()], {}),
     ("Greater", [ints(1, 2, 3), ints(2, 2, 2)], {}),
     ("GreaterOrEqual", [ints(1, 2, 3), ints(2, 2, 2)], {}),
+    ("Less", [ints(1, 2, 3), ints(2, 2, 2)], {}),
     ("MaxPool", [normal(1, 2, 7, 8)], {**WINDOW, "strides": [2, 2]}),
     ("MaxPool", [normal(1, 2, 7, 8)], {"kernel_shape": [1, 1], "strides": [2, 2], "ceil_mode": 0}),
     ("Min", [normal(2, 3), normal(2, 1)], {}),

@@ -220,9 +220,10 @@ def test_a_missing_gpu_is_named_and_no_record_written(script, prepared, tmp_path
 
 
 def test_exporting_without_mmdet_names_what_is_missing(script, monkeypatch):
-    for name in [name for name in sys.modules if name in ("helpers.export.exporter", "helpers.detector.models")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr(sys.modules["helpers"], "export", raising=False)
+    import helpers.export as package
+
+    monkeypatch.delitem(sys.modules, "helpers.export.exporter", raising=False)
+    monkeypatch.delattr(package, "exporter", raising=False)
     monkeypatch.setitem(sys.modules, "onnxsim", None)
     with pytest.raises(script.VerifyError, match=r"no onnxsim.*--from"):
         script.exported_graphs()
