@@ -64,7 +64,7 @@ def test_what_it_claims_is_asserted(path):
 
 def execute(path, cwd, output):
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", str(path)]
-    command += ["--ExecutePreprocessor.timeout=1200", "--output-dir", str(output)]
+    command += ["--ExecutePreprocessor.timeout=3600", "--output-dir", str(output)]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
