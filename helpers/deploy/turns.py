@@ -1,0 +1,42 @@
+"""Times that can be compared although the machine is not quiet: the ways take turns, and what counts are ratios."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["ratios", "take_turns"]
+
+
+def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each of ``rounds`` rounds, after one that does not count (memory is claimed in it)."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratios(seconds: Mapping[str, list[float]], reference: str) -> list[dict[str, Any]]:
+    """One row a way: its median, what that is of the reference's median, and the least and the largest ratio within a
+    round."""
+    middle = statistics.median(seconds[reference])
+    rows = []
+    for name, own in seconds.items():
+        inside = [one / other for one, other in zip(own, seconds[reference], strict=True)]
+        rows.append(
+            {
+                "way": name,
+                "median s": round(statistics.median(own), 3),
+                "ratio": round(statistics.median(own) / middle, 3),
+                "least ratio": round(min(inside), 3),
+                "largest ratio": round(max(inside), 3),
+                "seconds": [round(one, 3) for one in own],
+            }
+        )
+    return rows
