@@ -62,7 +62,7 @@ class Detector:
             raise BundleError(f"a picture is (height, width, 3) uint8 with pixels: {picture.shape} {picture.dtype}.")
         rule, size = self.about["preprocessing"], np.array(picture.shape[:2])
         rows, columns = np.maximum(1, (size * (rule["input_shape"] / size).min() + 0.5).astype(int))
-        pixels = cv2.resize(picture, (int(columns), int(rows)), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+        pixels: np.ndarray = cv2.resize(picture, (int(columns), int(rows))).astype(np.float32)  # bilinear
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if rule["to_rgb"] else pixels
         mean, std = (np.array(rule[name], np.float32).astype(np.float64)[None] for name in ("mean", "std"))
         padded = np.full((*rule["input_shape"], 3), rule["padding"], np.float32)
