@@ -38,7 +38,7 @@ class QuantisationError(CourseError):
     """There is nothing to quantise, or nothing to calibrate with."""
 
 
-class _Pictures(CalibrationDataReader):  # type: ignore[misc]
+class _Pictures(CalibrationDataReader):
     """Calibration asks for the feeds of one picture after another, and for None at the end."""
 
     def __init__(self, model: onnx.ModelProto, pictures: Sequence[NetworkInput]) -> None:

@@ -17,7 +17,7 @@ __all__ = ["TRTEXEC_VERSIONS", "remarks", "triton_config", "trtexec"]
 
 #: The generations of TensorRT that :func:`trtexec` knows.
 TRTEXEC_VERSIONS = ("8.6", "10", "11")
-_TYPES = {onnx.TensorProto.FLOAT: "TYPE_FP32", onnx.TensorProto.INT64: "TYPE_INT64"}
+_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "TYPE_FP32", onnx.TensorProto.INT64: "TYPE_INT64"}
 _SUFFIX = {"onnxruntime": "onnx", "tensorrt": "plan"}
 
 
