@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import psutil
+
 from helpers import paths
 from helpers.compat import ensure_torchvision, torchvision_is_stand_in
 
@@ -121,6 +123,14 @@ def _disk() -> Finding:
     )
 
 
+def _memory() -> Finding:
+    total = psutil.virtual_memory().total / 1e9
+    action = "" if total >= 15 else "chapter 07 may be ended by the system: close other programs before it, or skip it"
+    return Finding(
+        "memory", "ready" if total >= 15 else "optional", f"{total:.0f} GB", "chapter 04 takes 8 GB, 07 14 GB", action
+    )
+
+
 def report() -> list[Finding]:
     """Look at everything the course can use. Nothing is imported that could end the process."""
     gpu = gpu_name()
@@ -129,6 +139,7 @@ def report() -> list[Finding]:
     return [
         Finding("Python", "ready", platform.python_version(), sys.executable),
         Finding("CPU", "ready", f"{os.cpu_count()} cores", f"{platform.machine()}, {platform.system()}"),
+        _memory(),
         _disk(),
         _package("runs the original model", "torch"),
         _torchvision(),

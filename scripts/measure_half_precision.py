@@ -77,7 +77,7 @@ class Rows:
 
     @functools.cached_property
     def plain(self) -> onnx.ModelProto:
-        return self._export(export.CORRECT["standard"], "")
+        return self._export(export.BOXES_MOVED["standard"], "moved")
 
     @functools.cached_property
     def feeds(self) -> dict[str, npt.NDArray[np.float32]]:
