@@ -105,6 +105,7 @@ def test_a_measurement_has_time_and_memory_or_says_why_not(tmp_path):
     assert cost.peak_mb < ours.nbytes / 1e6
     assert cost.batch == 2
     assert cost.seconds > 0
+    assert cost.first_seconds > 0
     assert cost.peak_mb > 10
     with pytest.raises(BatchError, match="batch of 2 failed"):
         measure_batch(path, {"input": np.zeros((2, 3, 3), np.float32)}, tmp_path)
