@@ -65,7 +65,7 @@ def feeds(batch: Sequence[NetworkInput]) -> Arrays:
 
 def batch_profile(picture_shape: Sequence[int], largest: int) -> tuple[tuple[str, tuple[Shape, Shape, Shape]], ...]:
     """The (least, usual, largest) shape of each of a detector's inputs, by its name, for engines that are to take 1 to
-    ``largest`` pictures: what :class:`helpers.tensorrt.runner.BuildOptions` has as its profile.
+    ``largest`` pictures: what :class:`helpers.tensorrt.builder.BuildOptions` has as its profile.
 
     picture_shape: (3, H, W) of one picture in the input.
     """

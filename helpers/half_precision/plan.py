@@ -3,7 +3,7 @@
 - :func:`cast_islands`: a float16 ONNX graph with Cast nodes around the islands, for a runtime that takes the types from
   the graph (TensorRT's strong typing from 9.0 on, the only way from 11 on; ONNX Runtime).
 - :func:`layer_names`: names for TensorRT's layer precisions, up to TensorRT 10 (``BuildOptions.keep_fp32`` of
-  :mod:`helpers.tensorrt.runner`).
+  :mod:`helpers.tensorrt.builder`).
 - :func:`block_lists`: arguments for the float16 converter of ONNX Runtime or onnxconverter-common, which needs
   :func:`join_islands` after it.
 """

@@ -261,7 +261,7 @@ def build_tensorrt_library(architecture: str, *, tensorrt_root: Path | str | Non
 
     ``architecture`` is the GPU's: sm_86 for compute capability 8.6. Needs :func:`tensorrt_toolchain`. It is not linked
     with libnvinfer: the process that loads it must have TensorRT loaded already, its symbols visible to all
-    (:func:`helpers.tensorrt.runner.load_plugins` sees to that). How to register the plugins: ``plugins/README.md``.
+    (:func:`helpers.tensorrt.runtime.load_plugins` sees to that). How to register the plugins: ``plugins/README.md``.
 
     Raises:
         PluginBuildError: nvcc or the headers are missing, or see :func:`build`.

@@ -1,92 +1,33 @@
-"""Build and run TensorRT engines, with full TensorRT 8.4 to 11.
+"""Run TensorRT engines, with full TensorRT 8.4 to 11: tensors by name, or bindings by index before 8.5.
 
-What differs between the versions is found with ``hasattr``, never by reading a version number: the explicit-batch flag,
-precision flags and layer precisions (gone in 11, where types come from the graph), strongly typed networks (from 9.0
-on), named tensors (bindings by index before 8.5), the progress monitor. Needs a GPU, TensorRT and pycuda;
-:func:`why_not` says what is missing. The tests prove the order of calls and the error paths only, against a recording
-fake; ``scripts/verify_tensorrt.py`` is the proof on a machine with a GPU and TensorRT, and until a record of it is in
-``evidence/``, nobody has seen this module run an engine. Names and signatures are checked against TensorRT 10.13's by
-``scripts/check_tensorrt_types.py``.
+How far this is proven: :mod:`helpers.tensorrt.runtime`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
-import importlib
-import os
-import re
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import psutil
-from tqdm import tqdm
 from typing_extensions import override
 
-from helpers import artifacts, paths
+from helpers import artifacts
 from helpers.detector.detections import Detections
 from helpers.detector.preprocess import NetworkInput
 from helpers.errors import CourseError
 from helpers.graph import detect
 from helpers.graph.runner import Arrays, RunnerError, checked_feeds, checked_outputs
-from helpers.half_precision import plan as precision_plan
-from helpers.half_precision.simulation import HalfPrecisionError
-from helpers.operators import library as plugin_library
-from helpers.tensorrt import limits
-from helpers.tensorrt.operator_support import UnknownVersionError
+from helpers.tensorrt import runtime
+from helpers.tensorrt.runtime import Log, trt
 
-if TYPE_CHECKING:
-    import tensorrt as trt
-else:
-
-    class _TensorRT:
-        """``trt.X`` is TensorRT's X, looked up when it is used: this module can be imported without TensorRT."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(_trt(), name)
-
-    trt = _TensorRT()
-
-__all__ = [
-    "BuildOptions",
-    "EngineBuildError",
-    "EngineFileError",
-    "EngineRunError",
-    "PluginLibraryError",
-    "TensorRTMissingError",
-    "TensorRTRunner",
-    "Typing",
-    "build_engine",
-    "build_plugin_library",
-    "load_plugins",
-    "make_engine",
-    "typings",
-    "why_not",
-]
+__all__ = ["EngineFileError", "EngineRunError", "TensorRTRunner"]
 
 Shape = tuple[int, ...]
-#: Who decides in which precision a layer computes; see :class:`BuildOptions`.
-Typing = Literal["weak", "strong"]
-
-
-class TensorRTMissingError(CourseError):
-    """There is no TensorRT, no pycuda, or no GPU here."""
-
-
-class PluginLibraryError(CourseError):
-    """The plugin library is missing, cannot be loaded, or did not register its creators."""
-
-
-class EngineBuildError(CourseError):
-    """TensorRT refused the graph or the options, or could not build; its own words are in the message."""
 
 
 class EngineFileError(CourseError):
@@ -95,396 +36,6 @@ class EngineFileError(CourseError):
 
 class EngineRunError(RunnerError):
     """An engine ran out of GPU memory, or failed; TensorRT's words are in the message."""
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """precision: "fp32" (TF32 off, for alignment) or "fp16". keep_fp32: names of ONNX nodes that stay in FP32 in an
-    FP16 engine. profile: (least, usual, largest) shape of each input with dynamic dimensions, as ``(name, shapes)``.
-    workspace: bytes that a layer may use for itself, at most.
-
-    typing: "weak", TensorRT chooses the precision of each layer, within the FP16 flag and the layer precisions that
-    keep_fp32 sets; "strong", every tensor has the type that the graph says, and the graph of an FP16 engine is
-    :func:`helpers.half_precision.plan.cast_islands` of the ONNX file and keep_fp32; "auto", the first of
-    :func:`typings`. In a strongly typed FP16 engine our plugins compute in FP32 (``cast_islands`` leaves operators of
-    other domains so; their kernels know half too) and NonMaxSuppression reads FP32; in a weakly typed one TensorRT
-    chooses for them too. That a strongly typed parser accepts the converted graph is tested with TensorRT for RTX, but
-    for the plugins.
-    """
-
-    precision: Literal["fp32", "fp16"] = "fp32"
-    keep_fp32: tuple[str, ...] = ()
-    typing: Literal["auto", "weak", "strong"] = "auto"
-    profile: tuple[tuple[str, tuple[Shape, Shape, Shape]], ...] = ()
-    workspace: int = 4 << 30
-
-
-# --- what is here -----------------------------------------------------------------------------------------------------
-
-
-def _trt() -> Any:
-    try:
-        module = importlib.import_module("tensorrt")
-    except (ImportError, OSError, RuntimeError) as error:
-        raise TensorRTMissingError(
-            f"TensorRT cannot be imported ({error})", "on a machine with a GPU: pip install -r requirements-gpu.txt"
-        ) from error
-    # The type stubs alone make an empty namespace package of this name.
-    if not hasattr(module, "Builder"):
-        raise TensorRTMissingError(
-            "TensorRT is not installed", "on a machine with a GPU: pip install -r requirements-gpu.txt"
-        )
-    return module
-
-
-def _cuda() -> Any:
-    try:
-        driver: Any = importlib.import_module("pycuda.driver")
-        driver.init()
-        devices = driver.Device.count()
-    except ImportError as error:
-        raise TensorRTMissingError(f"pycuda cannot be imported ({error})", "pip install pycuda") from error
-    except Exception as error:
-        raise TensorRTMissingError(
-            f"the CUDA driver does not start ({error})", "use a machine with an NVIDIA GPU"
-        ) from error
-    if not devices:
-        raise TensorRTMissingError("there is no NVIDIA GPU here", "use a machine with one")
-    return driver
-
-
-def why_not() -> str | None:
-    """Why no engine with the course's plugins can be built and run here, in one sentence; None if one can."""
-    try:
-        _trt()
-        _cuda()
-        plugin_library.tensorrt_toolchain()
-    except (TensorRTMissingError, plugin_library.PluginBuildError) as error:
-        return str(error)
-    return None
-
-
-def machine() -> dict[str, Any]:
-    """TensorRT's version, the GPU's name and compute capability: an engine belongs to all three."""
-    device = _cuda().Device(0)
-    return {
-        "tensorrt": trt.__version__,
-        "gpu": device.name(),
-        "compute capability": ".".join(map(str, device.compute_capability())),
-    }
-
-
-def typings() -> tuple[Typing, ...]:
-    """The kinds of network that this TensorRT builds, the one that "auto" takes first: ("weak",) before 9.0, both up to
-    10, weak first up to 10.11 and strong first from 10.12 on, which deprecates weak typing; ("strong",) from 11 on.
-    Raises :class:`TensorRTMissingError`.
-    """
-    weak = hasattr(trt.BuilderFlag, "FP16")
-    # The flag is ignored in 11, where every network is strongly typed, and may go.
-    strong = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not weak
-    have: tuple[Typing, ...] = (*(("weak",) if weak else ()), *(("strong",) if strong else ()))
-    return have[::-1] if _weak_is_deprecated() else have
-
-
-def _weak_is_deprecated() -> bool:
-    # The one version number that is read: a deprecated flag looks like any other. (The bindings of 10.16 say of FP16:
-    # "Deprecated in TensorRT 10.12. Superseded by strong typing.")
-    numbers = [int(part) for part in trt.__version__.split(".")[:2] if part.isdecimal()]
-    return numbers >= [10, 12]
-
-
-def _with_typing(options: BuildOptions) -> BuildOptions:
-    """The options with "weak" or "strong" in the place of "auto"."""
-    have = typings()
-    typing = have[0] if options.typing == "auto" else options.typing
-    if typing not in have:
-        raise EngineBuildError(f"this TensorRT has no {typing} typing", f"set BuildOptions.typing to {have[0]!r}")
-    return replace(options, typing=typing)
-
-
-class _Log:
-    """TensorRT's errors and warnings, collected; :meth:`words` gives the errors for an exception."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.warnings: list[str] = []
-        outer = self
-
-        class Logger(trt.ILogger):
-            def __init__(self) -> None:
-                trt.ILogger.__init__(self)
-
-            @override
-            def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-                if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                    outer.errors.append(msg)
-                elif severity == trt.ILogger.WARNING:
-                    outer.warnings.append(msg)
-
-        self.logger = Logger()
-
-    def words(self) -> str:
-        """The collected errors, once each, and forgotten afterwards."""
-        said = "; ".join(dict.fromkeys(self.errors)) or "nothing"
-        self.errors.clear()
-        return said
-
-
-# --- plugins ----------------------------------------------------------------------------------------------------------
-
-
-def build_plugin_library() -> Path:
-    """``libcourse_plugins.so`` for the first GPU here, compiled if it is not there or its sources have changed.
-
-    Raises:
-        TensorRTMissingError, helpers.operators.library.PluginBuildError.
-    """
-    major, minor = _cuda().Device(0).compute_capability()
-    return plugin_library.build_tensorrt_library(f"sm_{major}{minor}")
-
-
-def _share_symbols() -> None:
-    """Let libraries that are loaded from now on find libnvinfer's functions: TensorRT's wheels load it for themselves
-    alone, and the plugin library calls two of them.
-    """
-    for mapped in psutil.Process().memory_maps():
-        if Path(mapped.path).name.startswith("libnvinfer.so"):
-            ctypes.CDLL(mapped.path, mode=ctypes.RTLD_GLOBAL | os.RTLD_NOLOAD)
-
-
-@functools.cache
-def load_plugins(path: Path) -> dict[str, str]:
-    """Register the plugins of a library with TensorRT, once in a process; returns what
-    :func:`helpers.operators.library.register_plugins` says of each, "registered" or "present".
-
-    Raises:
-        PluginLibraryError: the library is missing, cannot be loaded, or a plugin was refused.
-    """
-    _trt()
-    if not Path(path).is_file():
-        raise PluginLibraryError(f"there is no plugin library {path}", "build it: see plugins/README.md")
-    log = _Log()
-    # NVIDIA's own first: some importers of the ONNX parser (NonMaxSuppression's, RoiAlign's) make plugins of them.
-    trt.init_libnvinfer_plugins(log.logger, "")
-    _share_symbols()
-    try:
-        outcome = plugin_library.register_plugins(path)
-    except plugin_library.PluginBuildError as error:
-        raise PluginLibraryError(error.problem, error.next_step) from error
-    if refused := [name for name, how in outcome.items() if how == "refused"]:
-        raise PluginLibraryError(
-            f"TensorRT refused the plugins {', '.join(refused)} of {path} and said: {log.words()}",
-            "build it against this TensorRT",
-        )
-    return outcome
-
-
-# --- building ---------------------------------------------------------------------------------------------------------
-
-
-def build_engine(
-    onnx_path: Path, path: Path, options: BuildOptions = BuildOptions(), *, timing_cache: Path | None = None
-) -> Path:
-    """Build an engine from an ONNX file; ``path`` appears whole or not at all. Plugins must be loaded before.
-
-    Raises:
-        helpers.tensorrt.limits.GraphLimitError: this version would refuse a node, or compute something else. Comes
-            before anything is built.
-        TensorRTMissingError, EngineBuildError.
-    """
-    options = _with_typing(options)
-    graph = _for_this_version(onnx_path, options)
-    log = _Log()
-    builder = trt.Builder(log.logger)
-    flags = 0
-    if hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"):
-        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
-    if options.typing == "strong" and hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
-        flags |= 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flags)
-    parser = trt.OnnxParser(network, log.logger)
-    if not parser.parse(graph):
-        said = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors)) or log.words()
-        raise EngineBuildError(
-            f"TensorRT cannot parse {Path(onnx_path).name} and said: {said}", "load the plugins first"
-        )
-
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
-    if hasattr(trt.BuilderFlag, "TF32"):
-        config.clear_flag(trt.BuilderFlag.TF32)
-    _set_precision(config, network, options)
-    _add_profile(builder, config, network, options, onnx_path)
-    # Several contexts on one profile are an option in 8.6, and the rule from 10 on.
-    if hasattr(trt, "PreviewFeature") and hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"):
-        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
-    cache = _open_timing_cache(config, timing_cache)
-    if hasattr(trt, "IProgressMonitor"):
-        config.progress_monitor = _progress_monitor()
-    serialized = builder.build_serialized_network(network, config)
-    if serialized is None:
-        raise EngineBuildError(
-            f"TensorRT built no engine from {Path(onnx_path).name} and said: {log.words()}",
-            "if it speaks of memory, lower BuildOptions.workspace or close what else uses the GPU",
-        )
-    artifacts.write_bytes(Path(path), bytes(serialized))
-    if cache is not None and timing_cache is not None:
-        artifacts.write_bytes(timing_cache, bytes(cache.serialize()))
-    return Path(path)
-
-
-def _for_this_version(onnx_path: Path, options: BuildOptions) -> bytes:
-    """The graph as this version's parser gets it, its limits checked; float16 is in it where types come from there."""
-    model = onnx.load(onnx_path)
-    if _half_in_graph(options):
-        try:
-            model = precision_plan.cast_islands(model, options.keep_fp32)
-        except HalfPrecisionError as error:
-            raise EngineBuildError(error.problem, error.next_step) from error
-    # No release from 8.4 on is refused for not having been read: it parses as it may.
-    with contextlib.suppress(UnknownVersionError):
-        limits.check(model, trt.__version__, {name: largest for name, (_, _, largest) in options.profile})
-    return bytes(model.SerializeToString())
-
-
-def _half_in_graph(options: BuildOptions) -> bool:
-    return options.precision == "fp16" and options.typing == "strong"
-
-
-def _set_precision(config: trt.IBuilderConfig, network: trt.INetworkDefinition, options: BuildOptions) -> None:
-    # A strongly typed network allows neither the flag nor layer precisions.
-    if options.precision == "fp32" or options.typing == "strong":
-        return
-    config.set_flag(trt.BuilderFlag.FP16)
-    if not options.keep_fp32:
-        return
-    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    kept = set(options.keep_fp32)
-    unused = set(kept)
-    floats = (trt.float32, trt.float16)
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        name = _onnx_name(layer)
-        if name not in kept:
-            continue
-        unused.discard(name)
-        outputs = [number for number in range(layer.num_outputs) if layer.get_output(number).dtype in floats]
-        # Layers of integers (shapes, indices) have no precision to set.
-        if outputs:
-            layer.precision = trt.float32
-        for number in outputs:
-            layer.set_output_type(number, trt.float32)
-    if unused:
-        raise EngineBuildError(f"no layer comes from the node {sorted(unused)[0]}", "mend BuildOptions.keep_fp32")
-
-
-def _onnx_name(layer: trt.ILayer) -> str:
-    """The ONNX node that a layer comes from: from its metadata where the version writes it, else the layer's name."""
-    found = re.search(r"\[ONNX Layer: (.+?)\]", (layer.metadata if hasattr(layer, "metadata") else "") or "")
-    return found[1] if found else layer.name
-
-
-def _add_profile(
-    builder: trt.Builder,
-    config: trt.IBuilderConfig,
-    network: trt.INetworkDefinition,
-    options: BuildOptions,
-    onnx_path: Path,
-) -> None:
-    shapes = dict(options.profile)
-    inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    dynamic = {tensor.name for tensor in inputs if -1 in tuple(tensor.shape)}
-    if dynamic != set(shapes):
-        named = ", ".join(sorted(dynamic ^ set(shapes)))
-        raise EngineBuildError(
-            f"the profile and the dynamic inputs of {Path(onnx_path).name} differ in: {named}",
-            "mend BuildOptions.profile",
-        )
-    if shapes:
-        profile = builder.create_optimization_profile()
-        for name, (least, usual, largest) in shapes.items():
-            profile.set_shape(name, least, usual, largest)
-        if config.add_optimization_profile(profile) < 0:
-            raise EngineBuildError(
-                "TensorRT refused the optimization profile", "order its shapes: least, usual, largest"
-            )
-
-
-def _open_timing_cache(config: trt.IBuilderConfig, path: Path | None) -> trt.ITimingCache | None:
-    if path is None:
-        return None
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    # A cache of another GPU or version is refused: begin an empty one.
-    if not config.set_timing_cache(cache, False):
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
-    return cache
-
-
-def _progress_monitor() -> trt.IProgressMonitor:
-    class Monitor(trt.IProgressMonitor):
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.bars: dict[str, tqdm[Any]] = {}
-
-        @override
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, leave=False)
-
-        @override
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            self.bars[phase_name].update()
-            return True
-
-        @override
-        def phase_finish(self, phase_name: str) -> None:
-            self.bars.pop(phase_name).close()
-
-    return Monitor()
-
-
-def make_engine(
-    model_name: str,
-    onnx_path: Path,
-    options: BuildOptions = BuildOptions(),
-    *,
-    label: str | None = None,
-    plugins: Path | None = None,
-) -> Path:
-    """``build/<model>/<onnx file>-<label>.engine``, the label being the precision unless one is given.
-
-    Built if it is not there or anything it depends on has changed: the ONNX file, TensorRT, the GPU, the options, the
-    plugin library (:func:`build_plugin_library` if ``plugins`` is None), and what turns the graph into float16, where
-    that is done. "auto" and the typing that it stands for are the same option.
-
-    Raises:
-        what :func:`build_engine` and :func:`load_plugins` raise, and helpers.operators.library.PluginBuildError.
-    """
-    where = machine()
-    options = _with_typing(options)
-    library = build_plugin_library() if plugins is None else plugins
-    load_plugins(library)
-    inputs = {
-        "onnx": artifacts.file_input(onnx_path),
-        **where,
-        "options": asdict(options),
-        "plugins": artifacts.file_input(library),
-    }
-    if _half_in_graph(options):
-        inputs["float16"] = [
-            artifacts.file_input(paths.REPO_ROOT / "helpers" / "half_precision" / name)
-            for name in ("plan.py", "simulation.py", "rules.py")
-        ]
-    folder = paths.build_dir(model_name)
-    cache = folder / "tensorrt.timing"
-
-    def build(temporary: Path) -> None:
-        build_engine(onnx_path, temporary, options, timing_cache=cache)
-
-    return artifacts.make(folder / f"{Path(onnx_path).stem}-{label or options.precision}.engine", inputs, build)
-
-
-# --- running ----------------------------------------------------------------------------------------------------------
 
 
 class TensorRTRunner:
@@ -497,8 +48,8 @@ class TensorRTRunner:
     """
 
     def __init__(self, path: Path, *, lanes: int = 1) -> None:
-        _trt()
-        self._cuda = _cuda()
+        runtime.tensorrt()
+        self._cuda = runtime.cuda()
         self.path = Path(path)
         if lanes > 1 and not hasattr(trt, "TensorIOMode"):
             raise EngineRunError("this TensorRT cannot share a profile between streams", "use lanes=1")
@@ -507,7 +58,7 @@ class TensorRTRunner:
         self._context = self._cuda.Device(0).retain_primary_context()
         self._context.push()
         try:
-            self._log = _Log()
+            self._log = Log()
             self._runtime = trt.Runtime(self._log.logger)
             self.engine = self._runtime.deserialize_cuda_engine(data)
             if self.engine is None:
@@ -602,10 +153,10 @@ class TensorRTRunner:
 
 def _read_engine(path: Path) -> bytes:
     if not path.is_file():
-        raise EngineFileError(f"there is no engine {path}", "build it with helpers.tensorrt.runner.make_engine")
+        raise EngineFileError(f"there is no engine {path}", "build it with helpers.tensorrt.builder.make_engine")
     recorded = artifacts.recorded_inputs(path)
     if recorded is not None:
-        here = machine()
+        here = runtime.machine()
         for name, have in here.items():
             if name in recorded and recorded[name] != have:
                 raise EngineFileError(
@@ -620,7 +171,7 @@ def _read_engine(path: Path) -> bytes:
 class _Lane:
     """One execution context, its stream and its buffers, which only grow."""
 
-    def __init__(self, cuda: Any, engine: trt.ICudaEngine, log: _Log) -> None:
+    def __init__(self, cuda: Any, engine: trt.ICudaEngine, log: Log) -> None:
         self.cuda, self.engine, self.log = cuda, engine, log
         self.context = engine.create_execution_context()
         if self.context is None:
@@ -707,7 +258,7 @@ class _Lane:
 class _NamedLane(_Lane):
     """Tensors by name (8.5 and later); outputs of unknown size through an output allocator."""
 
-    def __init__(self, cuda: Any, engine: trt.ICudaEngine, log: _Log) -> None:
+    def __init__(self, cuda: Any, engine: trt.ICudaEngine, log: Log) -> None:
         super().__init__(cuda, engine, log)
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self.inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
@@ -791,7 +342,7 @@ class _BindingsContext(Protocol):
 class _IndexedLane(_Lane):
     """Bindings by index (8.4), where every output has a fixed size."""
 
-    def __init__(self, cuda: Any, engine: trt.ICudaEngine, log: _Log) -> None:
+    def __init__(self, cuda: Any, engine: trt.ICudaEngine, log: Log) -> None:
         super().__init__(cuda, engine, log)
         self.bound = cast(_BindingsEngine, engine)
         self.bound_context = cast(_BindingsContext, self.context)
@@ -825,16 +376,3 @@ class _IndexedLane(_Lane):
     def finish(self) -> Arrays:
         self.wait()
         return {name: self.host[name] for name in self.output_names}
-
-
-def device_memory() -> tuple[int, int]:
-    """(free, total) bytes of the GPU, whoever uses them. Raises :class:`TensorRTMissingError`."""
-    cuda = _cuda()
-    # The context that the engines use; it takes memory itself, and is counted before and after alike.
-    context = cuda.Device(0).retain_primary_context()
-    context.push()
-    try:
-        free, total = cuda.mem_get_info()
-    finally:
-        context.pop()
-    return int(free), int(total)

@@ -1,9 +1,10 @@
-"""helpers/tensorrt/runner.py against TensorRT's signatures: the check passes, and it is a check."""
+"""The modules of helpers/tensorrt against TensorRT's signatures: the check passes, and it is a check."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ def script() -> Any:
     return module
 
 
-def test_the_runner_fits_tensorrt(script: Any) -> None:
+def test_the_modules_fit_tensorrt(script: Any) -> None:
     good, words = script.check()
     assert good, words
 
 
-# A name of the runner, and the same as TensorRT has it not.
+# A name of one of the modules, and the same as TensorRT has it not.
 WRONG = {
     "builder.build_serialized_network(": "builder.build_serialised_network(",
     "trt.MemoryPoolType.WORKSPACE": "trt.MemoryPoolType.WORKING",
@@ -47,26 +48,58 @@ WRONG = {
 
 
 def test_each_wrong_name_in_a_copy_is_found(script: Any, tmp_path: Path) -> None:
-    lines = script.RUNNER.read_text().splitlines(keepends=True)
+    lines = {path: path.read_text().splitlines(keepends=True) for path in script.MODULES}
     expected = set()
     for right, wrong in WRONG.items():
-        (number,) = (n for n, line in enumerate(lines) if right in line)
-        lines[number] = lines[number].replace(right, wrong)
-        expected.add(number + 1)
-    copy = tmp_path / "tensorrt_runner.py"
-    copy.write_text("".join(lines))
-    good, words = script.check(copy)
+        ((path, number),) = ((p, n) for p, text in lines.items() for n, line in enumerate(text) if right in line)
+        lines[path][number] = lines[path][number].replace(right, wrong)
+        expected.add((f"copy_{path.name}", number + 1))
+    copies = [tmp_path / f"copy_{path.name}" for path in lines]
+    for copy, text in zip(copies, lines.values(), strict=True):
+        copy.write_text("".join(text))
+    good, words = script.check(copies)
     assert not good
-    found = {int(line.split(":")[1]) for line in words.splitlines() if ": error:" in line}
+    errors = [line.split(":") for line in words.splitlines() if ": error:" in line]
+    found = {(Path(name).name, int(number)) for name, number, *_ in errors}
     assert found == expected, words
 
 
 def test_a_feature_that_tensorrt_has_not_is_found(script: Any, tmp_path: Path) -> None:
-    copy = tmp_path / "tensorrt_runner.py"
-    copy.write_text(script.RUNNER.read_text().replace('"num_io_tensors"', '"num_io_tensor"'))
-    good, words = script.check(copy)
+    copy = tmp_path / "copy_runner.py"
+    copy.write_text(script.MODULES[-1].read_text().replace('"num_io_tensors"', '"num_io_tensor"'))
+    good, words = script.check([copy])
     assert not good
     assert words.endswith("with hasattr: num_io_tensor")
+
+
+def test_names_are_looked_up_in_the_bindings_of_a_later_version(script: Any, tmp_path: Path) -> None:
+    stubs = "class Builder:\n    flag: int\n    def build(self) -> None: ...\n    def itemsize(self) -> None: ...\n"
+    module = "builder.build(trt.Builder.flag, kind.itemsize); os.path.join(hasattr)"
+    wheel = tmp_path / "bindings.whl"
+
+    def lacking(strings: bytes) -> list[str]:
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("tensorrt_bindings/tensorrt.so", strings)
+            archive.writestr("tensorrt_bindings/__init__.py", "DataType.itemsize = 4  # builds")
+        names: list[str] = script.unknown_to_bindings([module], stubs, wheel)
+        return names
+
+    assert lacking(b"\0Builder\0build\0another_flag\0") == []
+    assert lacking(b"\0Builder\0builds\0a docstring on flag and build.\0") == ["build", "flag"]
+    with pytest.raises(script.StubError, match=r"bindings\.whl cannot be read"):
+        wheel.write_bytes(b"no zip")
+        script.unknown_to_bindings([module], stubs, wheel)
+
+
+def test_what_11_lacks_is_used_with_care_only(script: Any) -> None:
+    """Each name that is gone stands after a hasattr of it, or where an engine is weakly typed."""
+    text = script.MODULES[1].read_text()
+    weak = text[text.index("def _set_precision") : text.index("def _onnx_name")]
+    assert 'options.typing == "strong":\n        return' in weak
+    for name, where in script.GONE.items():
+        rest = text.replace(weak, "").replace("options.precision", "")
+        assert (f'"{name}")' in rest) == where.startswith("after hasattr")
+        assert where.startswith("after hasattr") or f".{name}" not in rest
 
 
 def test_repairs_that_do_not_fit_are_an_error(script: Any) -> None:
