@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from helpers.errors import CourseError
+from helpers.graph.index import GraphIndex
 
 __all__ = ["GraphPatternError", "one_roi_align_per_head"]
 
@@ -25,43 +26,6 @@ DOMAIN = "mmcv"
 
 class GraphPatternError(CourseError):
     """A graph does not have the form that the rewrite knows; the message names the node."""
-
-
-class _Graph:
-    """Look-ups by tensor name."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.producer = {name: node for node in graph.node for name in node.output if name}
-        self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in graph.node:
-            for name in node.input:
-                self.consumers[name].append(node)
-        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
-
-    def constant(self, name: str) -> np.ndarray[Any, Any] | None:
-        """The value of an initializer or a Constant node, also behind a Cast (as before simplification)."""
-        if name in self.initializers:
-            return numpy_helper.to_array(self.initializers[name])
-        node = self.producer.get(name)
-        if node is not None and node.op_type == "Cast":
-            return self.constant(node.input[0])
-        if node is None or node.op_type != "Constant" or node.attribute[0].name != "value":
-            return None
-        return numpy_helper.to_array(node.attribute[0].t)
-
-    def scalar(self, name: str) -> float | None:
-        value = self.constant(name)
-        return None if value is None or value.size != 1 else float(value.reshape(()))
-
-    def made_by(self, name: str, *operators: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor, after walking up through a chain of operators; None where the chain breaks."""
-        node = None
-        for operator in operators:
-            node = self.producer.get(name)
-            if node is None or node.op_type != operator:
-                return None
-            name = node.input[0]
-        return node
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -76,7 +40,7 @@ def _remove_unused(model: onnx.ModelProto) -> None:
     for node in reversed(graph.node):
         if wanted.intersection(node.output):
             kept.append(node)
-            wanted.update(node.input)
+            wanted.update(GraphIndex.reads(node))
     del graph.node[:]
     graph.node.extend(reversed(kept))
     for field in (graph.initializer, graph.value_info):
@@ -99,7 +63,7 @@ class _Branch:
     total: onnx.NodeProto  # the Add that takes the masked result
 
 
-def _branch(graph: _Graph, align: onnx.NodeProto) -> _Branch:
+def _branch(graph: GraphIndex, align: onnx.NodeProto) -> _Branch:
     """``RoIAlign(features, rois * mask) * mask`` added to a sum, with ``mask = (levels == level)``."""
 
     def no(what: str) -> GraphPatternError:
@@ -118,14 +82,14 @@ def _branch(graph: _Graph, align: onnx.NodeProto) -> _Branch:
     if equal is None:
         raise no("no comparison of levels makes the mask")
     level = graph.scalar(equal.input[1])
-    after = graph.consumers[align.output[0]]
-    totals = graph.consumers[after[0].output[0]] if len(after) == 1 and after[0].op_type == "Mul" else []
+    after = graph.readers(align.output[0])
+    totals = graph.readers(after[0].output[0]) if len(after) == 1 and after[0].op_type == "Mul" else ()
     if level is None or len(totals) != 1 or totals[0].op_type != "Add":
         raise no("its result is not masked and added up")
     return _Branch(align, int(level), rois, equal.input[0], totals[0])
 
 
-def _sides(graph: _Graph, scale: str) -> Sequence[str]:
+def _sides(graph: GraphIndex, scale: str) -> Sequence[str]:
     """Width and height of which a tensor is the root of the product, as mmdet writes it, or the product of the roots,
     as the patch ``p34_roi_scale_without_area`` does; nothing if it is neither.
     """
@@ -136,7 +100,7 @@ def _sides(graph: _Graph, scale: str) -> Sequence[str]:
     return tuple(root.input[0] for root in roots if root is not None) if all(roots) else ()
 
 
-def _finest_scale(graph: _Graph, levels: str, rois: str, count: int) -> float:
+def _finest_scale(graph: GraphIndex, levels: str, rois: str, count: int) -> float:
     """Follow the computation of the levels upwards; it must be ``SingleRoIExtractor.map_roi_levels``, whole."""
     clip = graph.made_by(levels, "Cast", "Clip")
     logarithm = graph.made_by(clip.input[0], "Floor", "Div", "Log") if clip is not None else None
@@ -163,7 +127,7 @@ def _finest_scale(graph: _Graph, levels: str, rois: str, count: int) -> float:
     return finest
 
 
-def _replacement(graph: _Graph, branches: Sequence[_Branch]) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+def _replacement(graph: GraphIndex, branches: Sequence[_Branch]) -> tuple[onnx.NodeProto, onnx.NodeProto]:
     """The MultiLevelRoIAlign for one head, and the Add whose place it takes."""
     branches = sorted(branches, key=lambda branch: branch.level)
     first = branches[0]
@@ -176,7 +140,7 @@ def _replacement(graph: _Graph, branches: Sequence[_Branch]) -> tuple[onnx.NodeP
         )
     # The sums must be one chain that starts at zeros: one start that is no sum itself, one end that no sum reads.
     totals = {branch.total.output[0]: branch.total for branch in branches}
-    masked = {graph.consumers[branch.align.output[0]][0].output[0] for branch in branches}
+    masked = {graph.readers(branch.align.output[0])[0].output[0] for branch in branches}
     starts = [name for total in totals.values() for name in total.input if name not in totals and name not in masked]
     read = {name for total in totals.values() for name in total.input}
     ends = [total for name, total in totals.items() if name not in read]
@@ -213,16 +177,16 @@ def one_roi_align_per_head(model: onnx.ModelProto) -> onnx.ModelProto:
         GraphPatternError: there is no MMCVRoiAlign, or not in mmdet's pattern; nothing was changed.
     """
     model = _copy(model)
-    graph = _Graph(model.graph)
-    aligns = [node for node in model.graph.node if node.op_type == "MMCVRoiAlign"]
+    graph = GraphIndex(model)
+    aligns = [node for node in graph.nodes if node.op_type == "MMCVRoiAlign"]
     if not aligns:
         raise GraphPatternError("the graph has no MMCVRoiAlign", "export in the mmcv flavour")
     heads: dict[tuple[str, str], list[_Branch]] = defaultdict(list)
     for align in aligns:
         branch = _branch(graph, align)
         heads[branch.rois, branch.levels].append(branch)
-    for branches in heads.values():
-        node, replaced = _replacement(graph, branches)
+    # All of them are found before the first is replaced: an index is of a graph that does not change.
+    for node, replaced in [_replacement(graph, branches) for branches in heads.values()]:
         place = next(i for i, other in enumerate(model.graph.node) if other.output[:1] == replaced.output[:1])
         model.graph.node.remove(replaced)
         model.graph.node.insert(place, node)

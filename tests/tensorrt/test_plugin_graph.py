@@ -16,8 +16,8 @@ from onnx import TensorProto, helper
 
 import patches
 from helpers.compare.parity import compare
-from helpers.export.exporter import CORRECT, HALF, quiet_exporter
-from helpers.graph.detect import detect_prepared, feeds
+from helpers.export.exporter import CORRECT, DYNAMIC, HALF, dynamic_options, quiet_exporter
+from helpers.graph.detect import detect_batch, feeds
 from helpers.graph.onnx_runtime import OnnxRunner, open_session
 from helpers.graph.runner import RunnerError
 from helpers.operators import library as plugin_library
@@ -55,14 +55,16 @@ def random_inputs(seed: int) -> list[np.ndarray]:
     return [rois, *maps]
 
 
-def export_heads(folder: Path, flavour: str, *more: str) -> onnx.ModelProto:
+def export_heads(folder: Path, flavour: str, *more: str, dynamic: bool = False) -> onnx.ModelProto:
     names = ["rois", *(f"p{level}" for level in range(2, 6))]
     path = folder / f"{flavour}.onnx"
     tensors = tuple(torch.from_numpy(array) for array in random_inputs(0))
+    axes = {name: {0: "number" if name == "rois" else "batch"} for name in names} if dynamic else None
     with patches.applied(*CORRECT[flavour], *more), quiet_exporter():
         torch.onnx.export(
             Heads(), tensors, str(path), input_names=names, output_names=["box", "mask"], dynamo=False,
             autograd_inlining=False, opset_version={"standard": 16, "mmcv": 11}[flavour], custom_opsets={"mmcv": 1},
+            dynamic_axes=axes,
         )  # fmt: skip
     return onnx.load(path)
 
@@ -184,23 +186,43 @@ def test_each_operator_is_registered_once(heads):
     assert [names.count(name) for name in ours] == [1] * 9
 
 
-def test_the_rewritten_emoji_model_detects_the_same(model, window):
-    """The whole model on a piece of a demo picture in ONNX Runtime, with eight RoIAligns and with two."""
-    prepared = window("crowd", 256, 320, 300, 400)
-    found = detect_prepared(OnnxRunner(one_roi_align_per_head(model), threads=2), prepared)
-    assert len(found.scores) > 5
-    compare(detect_prepared(OnnxRunner(model, threads=2), prepared), found).require()
-
-
-def test_the_half_precision_graph_is_rewritten_too(heads, tmp_path):
-    """Its levels come from the product of the roots, not from the root of the product."""
-    half = export_heads(tmp_path, "mmcv", *HALF)
-    assert sum(node.op_type == "Sqrt" for node in half.graph.node) == 4
-    ours, usual = one_roi_align_per_head(half), one_roi_align_per_head(heads)
-    assert [node.op_type for node in ours.graph.node] == [node.op_type for node in usual.graph.node]
+@pytest.mark.parametrize("more", [HALF, DYNAMIC, (*DYNAMIC, *HALF)], ids=["half", "dynamic", "both"])
+def test_the_heads_of_every_set_of_patches_are_rewritten(heads, tmp_path, more):
+    """In half precision the levels come from the product of the roots, not from the root of the product; with a dynamic
+    batch, masks have the size of computed shapes."""
+    patched = export_heads(tmp_path, "mmcv", *more, dynamic=DYNAMIC[0] in more)
+    assert sum(node.op_type == "Sqrt" for node in patched.graph.node) == (4 if HALF[0] in more else 2)
+    ours, usual = one_roi_align_per_head(patched), one_roi_align_per_head(heads)
+    assert [n.op_type for n in ours.graph.node if n.domain] == [n.op_type for n in usual.graph.node if n.domain]
+    assert not {"Equal", "Sqrt", "Log", "Expand"} & {node.op_type for node in ours.graph.node}
     inputs = dict(zip(["rois", "p2", "p3", "p4", "p5"], random_inputs(3), strict=True))
     for name, expected in run_rewritten(usual, inputs).items():
         np.testing.assert_array_equal(run_rewritten(ours, inputs)[name], expected)
+
+
+SETS = [(dynamic, half, masks) for dynamic in (False, True) for half in (False, True) for masks in ("full", "lean")]
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "half", "masks"),
+    # The first is exported for other tests too; what the patches change in the heads is shown above.
+    [pytest.param(*one, marks=[] if one == SETS[0] else pytest.mark.slow) for one in SETS],
+)
+def test_every_exported_graph_detects_the_same_when_rewritten(exported, window, dynamic, half, masks):
+    """All sets of patches that chapters use; each graph takes the pictures' sizes as its second input."""
+    options = dynamic_options("mmcv") if dynamic else {"applied": CORRECT["mmcv"]}
+    options["applied"] = (*options["applied"], *(HALF if half else ()))
+    batch = [window("crowd", 256, 320, 300, left) for left in ((400, 100) if dynamic else (400,))]
+    model = onnx.load(exported("mmcv", (len(batch), 3, 256, 320), masks=masks, **options))
+    rewritten = one_roi_align_per_head(model)
+    assert [value.name for value in rewritten.graph.input] == ["input", "image_size"]
+    operators = [node.op_type for node in rewritten.graph.node]
+    assert operators.count("MultiLevelRoIAlign") == 2
+    assert "MMCVRoiAlign" not in operators
+    found = [detect_batch(OnnxRunner(graph, threads=2), batch) for graph in (model, rewritten)]
+    for before, after in zip(*found, strict=True):
+        assert len(before.scores) > 5
+        compare(before, after).require()
 
 
 def test_eight_roi_aligns_become_two(heads):
