@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from helpers.compare.parity import compare
 from helpers.detector.detections import Detections
 from helpers.detector.preprocess import NetworkInput, prepare
-from helpers.export.exporter import HALF, dynamic_options, export_onnx
+from helpers.export.exporter import HALF, dynamic_options
 from helpers.paths import REPO_ROOT
 
 
@@ -41,7 +41,7 @@ def script() -> Any:
 def test_without_tensorrt_it_says_so_and_writes_nothing(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(script.trt, "why_not", lambda: "TensorRT is not installed: do this.")
+    monkeypatch.setattr(script.runtime, "why_not", lambda: "TensorRT is not installed: do this.")
     assert script.main(["--output", str(tmp_path / "x.json")]) == 2
     assert "Cannot verify here: TensorRT is not installed" in capsys.readouterr().err
     assert not (tmp_path / "x.json").exists()
@@ -74,11 +74,11 @@ def as_if_ready(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             raise RuntimeError("no such kernel")
         return answer(agrees=case not in DISAGREEING)
 
-    monkeypatch.setattr(script.trt, "why_not", lambda: None)
-    monkeypatch.setattr(script.trt, "typings", lambda: ("weak", "strong"))
-    monkeypatch.setattr(script.trt, "build_plugin_library", lambda: tmp_path)
-    monkeypatch.setattr(script.trt, "machine", lambda: {"gpu": "none"})
-    monkeypatch.setattr(script, "graph", lambda _: small_graph(tmp_path))
+    monkeypatch.setattr(script.runtime, "why_not", lambda: None)
+    monkeypatch.setattr(script.builder, "typings", lambda: ("weak", "strong"))
+    monkeypatch.setattr(script.runtime, "build_plugin_library", lambda: tmp_path)
+    monkeypatch.setattr(script.runtime, "machine", lambda: {"gpu": "none"})
+    monkeypatch.setattr(script, "graph", lambda *_: small_graph(tmp_path))
     monkeypatch.setattr(script, "verify", verify)
     return seen
 
@@ -128,7 +128,7 @@ def test_the_graph_that_overflows_does_not_decide(
     assert "expected" not in capsys.readouterr().out
 
     def broken(*_: Any) -> Any:
-        raise script.trt.EngineBuildError("no engine", "free some memory")
+        raise script.builder.EngineBuildError("no engine", "free some memory")
 
     monkeypatch.setattr(script, "verify", broken)
     assert script.main([*given[:3], "fp16"]) == 1
@@ -170,7 +170,7 @@ def test_what_this_tensorrt_has_no_way_for_is_not_run_and_does_not_decide(
     script: Any, as_if_ready: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, have: str, lacks: str, typing: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(script.trt, "typings", lambda: (have,))
+    monkeypatch.setattr(script.builder, "typings", lambda: (have,))
     given = ["--output", str(tmp_path / "x.json"), "--plan", str(plan(tmp_path, "second"))]
     assert script.main([*given, "--cases", "fp16-plan", "fp16-typed"]) == 0
     assert as_if_ready == [f"{'fp16-plan' if lacks == 'fp16-typed' else 'fp16-typed'} second"]
@@ -231,25 +231,33 @@ def test_each_case_has_its_options(script: Any) -> None:
     assert profile.keys() == {"input", "image_size"}
     assert all([shape[0] for shape in shapes] == [1, 1, 3] for shapes in profile.values())
     assert profile["image_size"][0] == (1, 2)
-    assert script.options("fp16", 3, ("a",)) == script.trt.BuildOptions("fp16")
-    assert script.options("fp16-patched", 3, ("a",)) == script.trt.BuildOptions("fp16")
+    assert script.options("fp16", 3, ("a",)) == script.builder.BuildOptions("fp16")
+    assert script.options("fp16-patched", 3, ("a",)) == script.builder.BuildOptions("fp16")
     weak, strong = (script.options(case, 3, ("a",)) for case in ("fp16-plan", "fp16-typed"))
-    assert weak == script.trt.BuildOptions("fp16", keep_fp32=("a",), typing="weak")
-    assert strong == script.trt.BuildOptions("fp16", keep_fp32=("a",), typing="strong")
+    assert weak == script.builder.BuildOptions("fp16", keep_fp32=("a",), typing="weak")
+    assert strong == script.builder.BuildOptions("fp16", keep_fp32=("a",), typing="strong")
 
 
-def test_each_case_has_its_graph(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_case_has_its_graph_of_the_model(
+    script: Any, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A copy, beside which no earlier result of the rewrite lies.
-    exported = Path(shutil.copy(script.make_onnx("emoji", "mmcv"), tmp_path))
-    monkeypatch.setattr(script, "make_onnx", lambda *_: exported)
-    operators = [node.op_type for node in onnx.load(script.graph("fp32-multi-level")).graph.node]
+    file = Path(shutil.copy(exported("mmcv"), tmp_path))
+    made: list[str] = []
+
+    def make_onnx(model: str, flavour: str, **options: Any) -> Any:
+        made.append(model)
+        return options if options else file
+
+    monkeypatch.setattr(script, "make_onnx", make_onnx)
+    operators = [node.op_type for node in onnx.load(script.graph("r50", "fp32-multi-level")).graph.node]
     assert operators.count("MultiLevelRoIAlign") == 2
     assert "MMCVRoiAlign" not in operators
-    assert all(script.graph(case) == exported for case in ("fp32", "fp16", "fp16-plan", "fp16-typed"))
-    monkeypatch.setattr(script, "make_onnx", lambda *_, **options: options)
-    axes = script.graph("fp32-dynamic")["dynamic_axes"]
+    assert all(script.graph("r50", case) == file for case in ("fp32", "fp16", "fp16-plan", "fp16-typed"))
+    axes = script.graph("r50", "fp32-dynamic")["dynamic_axes"]
     assert axes["input"] == axes["image_size"] == {0: "batch"}
-    patched = script.graph("fp16-patched")["applied"]
+    patched = script.graph("r50", "fp16-patched")["applied"]
+    assert set(made) == {"r50"}
     assert patched[-len(HALF) :] == HALF
     assert "p07_rpn_levels_apart" in patched
 
@@ -313,13 +321,13 @@ def test_a_version_that_shares_no_profile_has_one_in_flight(
 ) -> None:
     def runner(_: Path, lanes: int = 1) -> Any:
         if lanes > 1:
-            raise script.trt.EngineRunError("cannot share a profile", "use lanes=1")
+            raise script.EngineRunError("cannot share a profile", "use lanes=1")
         return MadeUp(lanes=lanes)
 
-    monkeypatch.setattr(script.trt, "TensorRTRunner", runner)
+    monkeypatch.setattr(script, "TensorRTRunner", runner)
     opened, in_flight, remark = script.open_runner(tmp_path, 2)
     assert (opened.lanes, in_flight, remark) == (1, 1, "cannot share a profile: use lanes=1.")
-    monkeypatch.setattr(script.trt, "TensorRTRunner", lambda _, lanes: MadeUp(lanes=lanes))
+    monkeypatch.setattr(script, "TensorRTRunner", lambda _, lanes: MadeUp(lanes=lanes))
     opened, in_flight, remark = script.open_runner(tmp_path, 2)
     assert (opened.lanes, in_flight, remark) == (2, 2, "")
 
@@ -342,21 +350,17 @@ def test_the_table_has_a_line_for_each_batch(script: Any) -> None:
     assert lines[4] == "fp32              failed: RuntimeError: no such kernel"
 
 
-SMALL = (256, 384)
+SMALL = (256, 320)
 
 
-@pytest.fixture(scope="module")
-def small_exports(emoji_detector: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """``make_onnx`` at 256x384, in the ``standard`` flavour always: at full size, with mmcv's operators in Python, this
-    would take minutes and 11 GB."""
-    folder = tmp_path_factory.mktemp("small")
+@pytest.fixture
+def small_exports(exported: Any) -> Any:
+    """``make_onnx`` at 256x320 with few proposals, in the ``standard`` flavour always: at full size, with mmcv's
+    operators in Python, this would take minutes and 11 GB."""
 
     def make(_: str, flavour: str, *, label: str = "", **__: Any) -> Path:
-        path = folder / f"standard{label}.onnx"
-        if path.exists():
-            return path
         options = dynamic_options("standard") if label else {}
-        return export_onnx(emoji_detector, path, "standard", input_shape=(2 if label else 1, 3, *SMALL), **options)
+        return Path(exported("standard", (2 if label else 1, 3, *SMALL), **options))
 
     return make
 
@@ -367,12 +371,16 @@ def onnx_runtime_instead(script: Any, monkeypatch: pytest.MonkeyPatch, make_onnx
     monkeypatch.setattr(script.preprocess, "prepare", small)
     monkeypatch.setattr(script, "make_onnx", make_onnx)
 
-    class Instead(script.trt.TensorRTRunner):  # type: ignore[name-defined,misc]
+    class Instead(script.TensorRTRunner):  # type: ignore[name-defined,misc]
         def __init__(self, path: Path, *, lanes: int = 1) -> None:
             self.onnx, self.engine_ms = script.ort_runner.OnnxRunner(path, threads=2), 1.0
 
         def close(self) -> None:
             pass
+
+        name = property(lambda self: self.onnx.name)
+        input_shapes = property(lambda self: self.onnx.input_shapes)
+        output_names = property(lambda self: self.onnx.output_names)
 
         def run_many(self, batches: Any, *, copy: bool = True) -> Any:
             for inputs in batches:
@@ -381,14 +389,14 @@ def onnx_runtime_instead(script: Any, monkeypatch: pytest.MonkeyPatch, make_onnx
     monkeypatch.setattr(script, "DEMO", ("crowd", "tower", "thumbnail"))
     two = script.evaluation.load_set().head(2)
     monkeypatch.setattr(script.evaluation, "load_set", lambda: two)
-    monkeypatch.setattr(script.trt, "TensorRTRunner", Instead)
-    monkeypatch.setattr(script.trt, "make_engine", lambda _, path, *args, **options: path)
-    monkeypatch.setattr(script.trt, "device_memory", lambda: (5_000_000, 0))
+    monkeypatch.setattr(script, "TensorRTRunner", Instead)
+    monkeypatch.setattr(script.builder, "make_engine", lambda _, path, *args, **options: path)
+    monkeypatch.setattr(script.runtime, "device_memory", lambda: (5_000_000, 0))
 
 
 @pytest.fixture(scope="module")
 def given() -> argparse.Namespace:
-    return argparse.Namespace(batch=2, in_flight=1, repeats=1)
+    return argparse.Namespace(model="emoji", dataset=None, batch=2, in_flight=1, repeats=1)
 
 
 @pytest.mark.slow
@@ -456,3 +464,152 @@ def test_half_precision_is_held_to_ap_and_single_to_every_score(
     result = script.verify(case, tmp_path, given)
     assert result["agrees"] == agrees
     assert not all(row["agrees"] for row in result["pictures"])
+
+
+def test_a_reference_that_finds_nothing_proves_no_half_precision(script: Any) -> None:
+    nothing = script.evaluation.AveragePrecision(0.09, 0.05, 0.1, 0.1, 48)
+    assert script.same_ap("fp32", nothing, nothing)
+    assert not script.same_ap("fp16-patched", nothing, nothing)
+    assert script.same_ap("fp16-patched", replace(nothing, box=0.1), replace(nothing, box=0.1))
+
+
+def test_any_model_of_the_course_has_its_record(
+    script: Any, as_if_ready: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def verify(case: str, library: Path, given: Any, keep_fp32: tuple[str, ...] = ()) -> dict[str, Any]:
+        asked.append((given.model, given.dataset))
+        return answer()
+
+    monkeypatch.setattr(script, "verify", verify)
+    monkeypatch.setattr(script.paths, "EVIDENCE", tmp_path)
+    monkeypatch.setenv("COURSE_MODEL", "r50")
+    assert script.main(["--cases", "fp16-patched", "--dataset", str(tmp_path)]) == 0
+    assert script.main(["--cases", "fp16-patched", "--model", "emoji"]) == 0
+    assert asked == [("r50", tmp_path), ("emoji", None)]
+    records = {name: json.loads((tmp_path / f"tensorrt_{name}.json").read_text()) for name in ("r50", "emoji")}
+    assert all(record["model"] == name and f"the {name} model" in record["what"] for name, record in records.items())
+    monkeypatch.setenv("COURSE_MODEL", "r101")
+    with pytest.raises(SystemExit):
+        script.main([])
+
+
+def test_the_help_explains(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"``{case}``" in text for case in script.CASES)
+    assert all(option in text for option in ("--quick", "--model {emoji,r50}", "--dataset", "TENSORRT_ROOT"))
+
+
+# --- the first minute -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def first_minute(script: Any, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine that claims to have everything, whose engines are run by ONNX Runtime, on the ``standard`` flavour; the
+    list gets the models that are asked for."""
+    asked: list[str] = []
+
+    def make_onnx(model: str, flavour: str, *, label: str, input_shape: Any) -> Path:
+        asked.append(model)
+        assert (flavour, tuple(input_shape)) == ("mmcv", (1, 3, *SMALL))
+        return Path(exported("standard"))
+
+    def make_engine(model: str, path: Path, *, plugins: Path) -> Path:
+        asked.append(model)
+        assert plugins == tmp_path / "libcourse_plugins.so"
+        return path
+
+    onnx_runtime_instead(script, monkeypatch, make_onnx, lambda raw: raw)
+    device = types.SimpleNamespace(name=lambda: "Fake GPU", compute_capability=lambda: (8, 6))
+    monkeypatch.setattr(script.runtime, "tensorrt", lambda: types.SimpleNamespace(__version__="10.13"))
+    monkeypatch.setattr(script.runtime, "cuda", lambda: types.SimpleNamespace(Device=lambda _: device))
+    monkeypatch.setattr(script.runtime, "build_plugin_library", lambda: tmp_path / "libcourse_plugins.so")
+    monkeypatch.setattr(script.runtime, "load_plugins", lambda _: {"grid_sampler": "registered"})
+    monkeypatch.setattr(script.plugin_library, "tensorrt_toolchain", lambda: ("nvcc", tmp_path))
+    monkeypatch.setattr(script.builder, "typings", lambda: ("strong", "weak"))
+    monkeypatch.setattr(script.builder, "parse", lambda _: 896)
+    monkeypatch.setattr(script.builder, "make_engine", make_engine)
+    return asked
+
+
+def test_the_first_minute_passes_where_all_is_well(
+    script: Any, first_minute: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(["--quick", "--model", "r50"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[9:22].strip() for line in lines[:-1]] == list(script.FirstMinute.STEPS)
+    assert all(line.startswith("pass ") for line in lines[:-1])
+    assert "10.13, strong and weak typing" in lines[0]
+    assert "Fake GPU, sm_86" in lines[1]
+    assert int(lines[4].split()[3]) > 3, "objects found in the picture"
+    assert "896 layers" in lines[7]
+    assert "matched, 0 + 0 without a partner" in lines[9]
+    assert lines[-1].endswith("python scripts/verify_tensorrt.py --model r50")
+    assert set(first_minute) == {"r50"}
+
+
+def test_the_first_minute_names_what_is_missing_and_goes_on_with_the_rest(
+    script: Any, first_minute: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing() -> Any:
+        raise script.runtime.TensorRTMissingError("TensorRT is not installed", "pip install it")
+
+    monkeypatch.setattr(script.runtime, "tensorrt", missing)
+    assert script.main(["--quick"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["FAIL", "tensorrt"]
+    assert lines[1].strip() == "next: pip install it"
+    outcomes = {line[9:22].strip(): line[:8].strip() for line in lines[2:-1]}
+    assert [name for name, outcome in outcomes.items() if outcome == "pass"] == [
+        "gpu",
+        "compiler",
+        "graph",
+        "onnx runtime",
+    ]
+    assert set(outcomes.values()) == {"pass", "not run"}
+    assert lines[-1].startswith("4 of 10 passed")
+
+
+@pytest.mark.parametrize("broken", ["plugins", "registration", "parser", "engine"])
+def test_a_step_that_fails_in_any_way_stops_those_that_stand_on_it_only(
+    script: Any, first_minute: list[str], monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(self: Any) -> str:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(script.FirstMinute, broken, fail)
+    monkeypatch.setattr(script.FirstMinute, "onnx_runtime", lambda self: "")
+    steps = {step.name: step for step in script.FirstMinute("emoji").run()}
+    assert steps[broken].detail == "RuntimeError: no such kernel"
+    assert all(step.next_step for step in steps.values() if step.outcome == "FAIL")
+    names = list(steps)
+    after = names[names.index(broken) + 1 :]
+    assert {name for name, step in steps.items() if step.outcome == "not run"} == set(after)
+    assert steps[names[-1]].outcome == "not run"
+
+
+def test_an_engine_that_finds_something_else_fails_the_last_step(
+    script: Any, first_minute: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = script.TensorRTRunner.run_many
+
+    def moved(self: Any, batches: Any, **options: Any) -> Any:
+        for raw in run(self, batches, **options):
+            raw["dets"][..., :4] += 1
+            yield raw
+
+    monkeypatch.setattr(script.TensorRTRunner, "run_many", moved)
+    *_, last = script.FirstMinute("emoji").run()
+    assert (last.name, last.outcome) == ("picture", "FAIL")
+    assert last.next_step
+
+
+def test_the_first_minute_has_no_cases(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for given in (["--cases", "fp32"], ["--plan", "x.json"], ["--output", "x.json"]):
+        with pytest.raises(SystemExit):
+            script.main(["--quick", *given])
+        assert "--quick has no cases" in capsys.readouterr().err
