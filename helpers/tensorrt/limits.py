@@ -150,7 +150,10 @@ def _at_most(graph: _Graph, node: onnx.NodeProto, rule: dict[str, Any]) -> Judge
 
 def _boxes(graph: _Graph, node: onnx.NodeProto, rule: dict[str, Any]) -> Judged:
     limit = f"the {rule['most']} best boxes of each picture are looked at"
-    way_out = "suppress each pyramid level in a NonMaxSuppression of its own, or export with a smaller nms_pre"
+    way_out = (
+        f"export with a smaller nms_pre (times the pyramid's levels at most {rule['most']}; scripts/measure_nms_pre.py "
+        "measures its AP), or suppress each level in a NonMaxSuppression of its own"
+    )
     shape = graph.shape(node.input[1])
     sizes = shape[1:] if shape is not None and len(shape) == 3 else (None, None)
     if None in sizes:
