@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import json
 import shutil
+import sys
 import types
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ def script() -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
