@@ -526,6 +526,7 @@ def first_minute(script: Any, exported: Any, tmp_path: Path, monkeypatch: pytest
         return path
 
     onnx_runtime_instead(script, monkeypatch, make_onnx, lambda raw: raw)
+    monkeypatch.setattr(script.preprocess, "prepare", prepare)
     device = types.SimpleNamespace(name=lambda: "Fake GPU", compute_capability=lambda: (8, 6))
     monkeypatch.setattr(script.runtime, "tensorrt", lambda: types.SimpleNamespace(__version__="10.13"))
     monkeypatch.setattr(script.runtime, "cuda", lambda: types.SimpleNamespace(Device=lambda _: device))
