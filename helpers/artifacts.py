@@ -1,32 +1,39 @@
 """Files that appear whole or not at all, and that know what they were made from.
 
 Two ideas. :func:`whole_file` writes beside the target and renames, so an interrupt or a full disk never leaves half a
-file under the final name. :func:`make` keeps a small JSON record beside each artifact (the inputs it was made from, its
-size and its SHA-256), and makes the artifact again when any of them no longer holds.
+file under the final name; what a killed process leaves under another name, :func:`remove_stale` finds. :func:`make`
+keeps a small JSON record beside each artifact (the inputs it was made from, its size and its SHA-256), and makes the
+artifact again when any of them no longer holds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from helpers.errors import CourseError
+from helpers.paths import FolderError, make_folder, unwritable
 
 __all__ = [
     "DiskSpaceError",
     "file_input",
     "is_current",
+    "lock",
     "make",
+    "read_json",
+    "read_regular",
     "recorded_inputs",
+    "remove_stale",
+    "scratch_file",
     "sha256_file",
     "whole_file",
     "write_bytes",
@@ -38,35 +45,125 @@ class DiskSpaceError(CourseError):
     """The disk (or the user's quota) was full while a file was being written; the earlier file is untouched."""
 
 
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on a clean exit it is renamed to ``path``, otherwise removed.
+#: How the names of files begin that are there for a moment only.
+SCRATCH = ".part-"
 
-    The temporary name keeps the suffix of ``path``, because several libraries choose a format by it.
+
+@contextlib.contextmanager
+def scratch_file(path: Path) -> Iterator[Path]:
+    """Yield the path of an empty file beside ``path``, with its suffix, because several libraries choose a format by
+    it. It is removed at the end; if the process is killed before, :func:`remove_stale` does.
 
     Raises:
+        helpers.paths.FolderError: the folder cannot be made or written in.
+        DiskSpaceError: the disk is full.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f"{SCRATCH}{path.stem}-", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise _full(path) if _is_full(error) else unwritable(path.parent, error) from error
+    temporary = Path(name)
+    try:
+        # The system lets go of it however the process ends: a scratch file without the lock is nobody's.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def remove_stale(folder: Path) -> list[Path]:
+    """Remove the scratch files anywhere in ``folder`` that a killed process left; those in use stay. Returns their
+    paths."""
+    removed = []
+    for path in sorted(Path(folder).rglob(f"{SCRATCH}*")):
+        # Another user's file, one that went a moment ago, one in use, a link: not ours to remove.
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                removed.append(path)
+            finally:
+                os.close(handle)
+    return removed
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` (:func:`scratch_file`); on a clean exit it is renamed to ``path``,
+    otherwise removed.
+
+    Raises:
+        helpers.paths.FolderError: the folder cannot be made or written in.
         DiskSpaceError: the disk was full while writing.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    with scratch_file(path) as temporary:
+        try:
+            yield temporary
+            # Scratch files are private; an artifact gets the permissions any newly created file would have.
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            temporary.replace(path)
+        except OSError as error:
+            if _is_full(error):
+                raise _full(path) from error
+            raise
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _full(path: Path) -> DiskSpaceError:
+    return DiskSpaceError(f"no disk space left while writing {path}", "free some space and run the same command again")
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, which is made and left behind empty; waits for whoever holds it. A symbolic link is
+    not followed: another file could be reached through it.
+
+    Raises:
+        helpers.paths.FolderError: the file cannot be made or opened.
+    """
     try:
-        yield temporary
-        # mkstemp makes private files; an artifact gets the permissions any newly created file would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskSpaceError(
-                f"no disk space left while writing {path}", "free some space and run the same command again"
-            ) from error
-        raise
+        if error.errno == errno.ELOOP:
+            raise FolderError(f"the lock file {path} is a symbolic link", "delete it") from error
+        raise unwritable(Path(path).parent, error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file. A pipe or a device, which could keep a reader waiting for ever, is an OSError."""
+    # Asked once it is open: what the path names may change. To open a pipe waits too, without O_NONBLOCK.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return stream.read()
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file, which is to be checked: it may be of any kind.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        ValueError: it is not JSON in UTF-8, or is nested too deeply.
+    """
+    try:
+        return json.loads(read_regular(path).decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -98,7 +195,7 @@ def _record_path(path: Path) -> Path:
 def recorded_inputs(path: Path) -> dict[str, Any] | None:
     """The inputs recorded beside ``path``; None if there is no readable record."""
     try:
-        record = json.loads(_record_path(Path(path)).read_text())
+        record = read_json(_record_path(Path(path)))
     except (OSError, ValueError):
         return None
     inputs = record.get("inputs") if isinstance(record, dict) else None
@@ -109,7 +206,7 @@ def is_current(path: Path, inputs: Mapping[str, Any]) -> bool:
     """Whether ``path`` is whole and was made from exactly ``inputs`` (compared as JSON)."""
     path = Path(path)
     try:
-        record = json.loads(_record_path(path).read_text())
+        record = read_json(_record_path(path))
         return bool(
             record["inputs"] == json.loads(json.dumps(inputs))
             and path.stat().st_size == record["bytes"]
@@ -129,8 +226,8 @@ def make(
     depends on (:func:`file_input` for files, versions of the libraries that made it, options).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    make_folder(path.parent)
+    with lock(path.with_name(f".{path.name}.lock")):
         if is_current(path, inputs):
             return path
         announce(f"making {path.name} ...")

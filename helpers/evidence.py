@@ -121,7 +121,7 @@ def load(name: str | Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """
     path = Path(name) if Path(name).suffix else paths.EVIDENCE / f"{name}.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = artifacts.read_json(path)
     except (OSError, ValueError) as error:
         raise EvidenceError(
             f"the record {path.name} cannot be read ({error})", "restore it, or make it again by its script"

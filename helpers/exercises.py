@@ -109,7 +109,7 @@ def _solved_file() -> Path:
 def solved() -> tuple[str, ...]:
     """The exercises that were answered right on this machine, in order; a damaged record counts as none."""
     try:
-        names = json.loads(_solved_file().read_text())
+        names = artifacts.read_json(_solved_file())
     except (OSError, ValueError):
         return ()
     return tuple(sorted(name for name in names if isinstance(name, str))) if isinstance(names, list) else ()

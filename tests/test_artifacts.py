@@ -3,12 +3,17 @@ from __future__ import annotations
 import errno
 import json
 import pickle
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from helpers import artifacts
+from helpers import artifacts, paths
 from helpers.artifacts import DiskSpaceError, is_current, make, recorded_inputs, whole_file, write_bytes
 from helpers.errors import CourseError
+from helpers.paths import FolderError
 
 
 def test_an_interrupt_leaves_the_earlier_file_and_nothing_else(tmp_path):
@@ -91,7 +96,7 @@ def test_a_failing_builder_leaves_the_earlier_artifact_usable(tmp_path):
     with pytest.raises(ValueError, match="no"):
         make(target, {"n": 2}, fail, announce=lambda _: None)
     assert is_current(target, {"n": 1})
-    assert not list(tmp_path.glob(".graph-*"))
+    assert not list(tmp_path.glob(".part-*"))
 
 
 def test_inputs_are_compared_as_json(tmp_path):
@@ -109,6 +114,76 @@ def test_write_bytes_reports_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(DiskSpaceError):
         write_bytes(tmp_path / "x", b"y")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [lambda path: write_bytes(path, b"x"), lambda path: make(path, {}, print)])
+def test_a_folder_that_cannot_be_made_or_written_in_is_one_sentence(tmp_path, monkeypatch, write):
+    (tmp_path / "file").touch()
+    with pytest.raises(FolderError, match=r"the folder .*file/build cannot be made \(Not a directory\): name a folder"):
+        write(tmp_path / "file" / "build" / "x")
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(artifacts.tempfile, "mkstemp", read_only)
+    monkeypatch.setattr(artifacts.os, "open", read_only)
+    with pytest.raises(FolderError, match=r"nothing can be written in .* \(Read-only file system\): name a folder"):
+        write(tmp_path / "x")
+
+
+def test_a_lock_file_is_not_opened_through_a_symbolic_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / ".graph.onnx.lock").symlink_to(victim)
+    with pytest.raises(FolderError, match=r"the lock file .* is a symbolic link: delete it"):
+        make(tmp_path / "graph.onnx", {}, builder(b"x", []), announce=lambda _: None)
+    assert victim.read_text() == "precious"
+
+
+def test_two_that_want_the_same_artifact_build_it_once(tmp_path):
+    calls = []
+
+    def build(path):
+        time.sleep(0.2)
+        builder(b"x", calls)(path)
+
+    def want(_):
+        return make(tmp_path / "graph.onnx", {}, build, announce=lambda _: None)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(want, range(3)))
+    assert len(calls) == 1
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from helpers import artifacts
+with artifacts.whole_file(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "a" / "graph.onnx")]
+    subprocess.run(command, cwd=paths.REPO_ROOT, check=False)
+    (left,) = (tmp_path / "a").iterdir()
+    (tmp_path / f"{artifacts.SCRATCH}link").symlink_to(tmp_path / "other")
+    with artifacts.scratch_file(tmp_path / "b.npz") as in_use:
+        assert artifacts.remove_stale(tmp_path) == [left]
+        assert in_use.exists()
+        assert in_use.suffix == ".npz"
+    assert not left.exists()
+    assert not in_use.exists()
+
+
+def test_a_relative_build_folder_counts_from_the_repository(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COURSE_BUILD", "here")
+    assert paths.build_root() == paths.REPO_ROOT / "here"
+    monkeypatch.setenv("COURSE_BUILD", str(tmp_path))
+    assert paths.build_root() == tmp_path
 
 
 def test_errors_survive_the_way_between_processes():

@@ -14,10 +14,10 @@ import importlib.util
 import logging
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ __all__ = [
     "load_detector",
     "model_spec",
     "read_checkpoint",
+    "require_published",
     "weights_digest",
 ]
 
@@ -174,33 +175,45 @@ def load_config(name: str | None = None) -> Config:
     return config
 
 
-def read_checkpoint(spec: ModelSpec, *, trust: bool = False) -> dict[str, Any]:
-    """Verify and open a model's checkpoint file; see :func:`load_detector` for ``trust``. Raises CheckpointError."""
-    import torch
+def require_published(spec: ModelSpec) -> Path:
+    """The path of the checkpoint, if it is there and, where that is known, has the content of the published file.
 
+    Raises:
+        CheckpointError: it has not, or is not there.
+    """
     path = spec.checkpoint
-    if not trust and os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true"):
-        raise CheckpointError(
-            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, under which torch runs the code in a checkpoint",
-            "unset it, or pass trust=True if you trust who made the file",
-        )
     if path is None:
         raise CheckpointError(
-            "there is no checkpoint for r50",
+            f"there is no checkpoint for {spec.name}",
             "run `python -m helpers.detector.models` online, or name a file with --checkpoint or COURSE_CHECKPOINT",
         )
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}", "check out the repository again")
     if spec.sha256 is not None and not sha256_file(path).startswith(spec.sha256):
         raise CheckpointError(f"{path} is not the published file (its SHA-256 differs)", "delete it and fetch it again")
+    return path
+
+
+def read_checkpoint(spec: ModelSpec, *, trust: bool = False) -> dict[str, Any]:
+    """Verify and open a model's checkpoint file; see :func:`load_detector` for ``trust``. Raises CheckpointError."""
+    import torch
+
+    if not trust and os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true"):
+        raise CheckpointError(
+            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, under which torch runs the code in a checkpoint",
+            "unset it, or pass trust=True if you trust who made the file",
+        )
+    path = require_published(spec)
     try:
         content = torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
+        # torch's own words advise to switch the check off, and are pages long: they are not passed on.
+        named = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(
-            f"{path} holds more than tensors or is damaged, so it was not opened ({str(error).splitlines()[0]})",
+            f"{path} {f'holds more than tensors ({named[1]})' if named else 'is damaged'} and was not opened",
             "use a checkpoint of tensors only, or pass trust=True if you trust who made it",
-        ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError) as error:
+        ) from None
+    except Exception as error:  # whatever torch's readers stumble over in a damaged file
         raise CheckpointError(f"{path} is not a whole PyTorch checkpoint", "fetch it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no dictionary of weights", "name a checkpoint of this model")

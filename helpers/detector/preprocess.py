@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from helpers.artifacts import read_regular
 from helpers.errors import CourseError
 
 __all__ = [
@@ -80,20 +81,42 @@ class NetworkInput:
 def read_picture(path: Path | str) -> npt.NDArray[np.uint8]:
     """Read a picture as (H, W, 3) uint8 in BGR order, OpenCV's and mmcv's convention.
 
+    16-bit values are scaled to 8 bits, as OpenCV has it.
+
     Raises:
-        ImageError: there is no such file, it is not a picture that OpenCV can decode, or it has no pixels.
+        ImageError: there is no such file, it is not a picture that OpenCV can decode (one of more than 2**30 pixels is
+            none), it has no pixels, or it holds values of 12 bits or fewer in 16, which would read as almost black.
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = np.frombuffer(read_regular(path), np.uint8)
     except OSError as error:
         raise ImageError(
             f"cannot read the picture {path} ({error.strerror})", "give the path of a readable file"
         ) from None
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    picture = _decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if picture.dtype == np.uint16 and 0 < picture.max() < _FAINT:
+        raise ImageError(
+            f"{path} has 16 bits a value and none above {picture.max()}, and would read as almost black",
+            "scale its values to 0 to 65535, or save it with 8 bits",
+        )
+    return np.asarray(picture if picture.dtype == np.uint8 else _decode(path, data, cv2.IMREAD_COLOR), np.uint8)
+
+
+# Values of 12 bits.
+_FAINT = 1 << 12
+
+
+def _decode(path: Path, data: npt.NDArray[np.uint8], form: int) -> npt.NDArray[Any]:
+    try:
+        picture = cv2.imdecode(data, form) if data.size else None
+    except cv2.error as error:
+        raise ImageError(
+            f"OpenCV refuses the picture {path} ({' '.join(error.err.split())})", "give a smaller PNG or JPEG file"
+        ) from None
     if picture is None or picture.size == 0:
         raise ImageError(f"{path} is not a picture that can be decoded", "give a whole PNG or JPEG file")
-    return np.asarray(picture, np.uint8)
+    return picture
 
 
 def fit_scale(picture_shape: tuple[int, int], input_shape: tuple[int, int]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from helpers import artifacts
 from helpers.graph.detect import BatchError
 from helpers.paths import REPO_ROOT
 
@@ -63,13 +64,10 @@ def measure_batch(path: Path, feeds: Mapping[str, npt.NDArray[Any]], workplace: 
         BatchError: the process failed, for want of memory for example.
     """
     size = len(next(iter(feeds.values())))
-    saved = Path(workplace) / f"batch-{size}.npz"
-    np.savez(saved, allow_pickle=False, **dict(feeds))
-    try:
+    with artifacts.scratch_file(Path(workplace) / f"batch-{size}.npz") as saved:
+        np.savez(saved, allow_pickle=False, **dict(feeds))
         command = [sys.executable, "-c", _MEASURE, str(Path(path).resolve()), str(saved.resolve()), str(threads)]
         done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, check=False)
-    finally:
-        saved.unlink()
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise BatchError(f"the run of a batch of {size} failed ({last})", "try a smaller batch")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +79,10 @@ def load(path: Path) -> Plan:
         PlanError: the file is missing or is not such JSON.
     """
     try:
-        rows = json.loads(Path(path).read_text())["nodes"]
+        rows = artifacts.read_json(path)["nodes"]
         nodes = tuple(PlanNode(row["name"], row.get("operator", ""), row.get("reason", "")) for row in rows)
+        if not isinstance(rows, list) or not all(isinstance(text, str) for node in nodes for text in astuple(node)):
+            raise TypeError
     except OSError as error:
         raise PlanError(
             f"there is no precision plan to read at {path}", "write one with precision_plan.save"
@@ -89,7 +91,7 @@ def load(path: Path) -> Plan:
         raise PlanError(
             f"{path} is no precision plan", 'write {"nodes": [{"name": "/Add_60", "reason": "overflows"}]}'
         ) from error
-    if not all(isinstance(node.name, str) and node.name for node in nodes):
+    if not all(node.name for node in nodes):
         raise PlanError(f"{path} has a node without a name", "name each node as the graph does")
     return Plan(nodes)
 

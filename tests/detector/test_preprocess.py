@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -84,6 +88,37 @@ def test_unreadable_pictures_are_one_sentence(tmp_path, content, words):
         file.write_bytes(content)
     with pytest.raises(ImageError, match=words):
         read_picture(file)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "p.png")
+    with pytest.raises(ImageError, match=r"cannot read the picture .*p\.png \(not a regular file\)"):
+        read_picture(tmp_path / "p.png")
+
+
+def test_a_picture_of_more_pixels_than_opencv_takes_is_one_sentence(tmp_path):
+    file = tmp_path / "p.png"
+    cv2.imwrite(str(file), np.zeros((1, 1, 3), np.uint8))
+    content = bytearray(file.read_bytes())
+    content[16:24] = struct.pack(">II", 60000, 60000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    file.write_bytes(content)
+    with pytest.raises(ImageError, match=r"OpenCV refuses the picture .*pixels.*: give a smaller") as caught:
+        read_picture(file)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_16_bits_are_scaled_to_8_and_12_bits_in_16_are_refused(tmp_path, suffix):
+    whole = np.random.default_rng(0).integers(0, 2**16, (5, 7, 3), np.uint16)
+    faint = tmp_path / f"faint{suffix}"
+    cv2.imwrite(str(tmp_path / f"whole{suffix}"), whole)
+    np.testing.assert_allclose(read_picture(tmp_path / f"whole{suffix}"), whole / 257, atol=1)
+    cv2.imwrite(str(faint), whole >> 4)
+    with pytest.raises(ImageError, match="none above 3976, and would read as almost black"):
+        read_picture(faint)
+    cv2.imwrite(str(faint), whole * 0)
+    assert not read_picture(faint).any(), "black is black"
 
 
 @pytest.mark.parametrize(
