@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import patches
+from helpers.artifacts import DiskSpaceError
 from helpers.compare.fingerprints import TOLERANCE, distance
 from helpers.compare.parity import Parity, Tolerance, compare
 from helpers.compare.recording import record_graph
@@ -23,6 +25,7 @@ from helpers.export import exporter as export
 from helpers.graph import detect
 from helpers.graph.cut import GraphInputError, run_graph
 from helpers.graph.file import OnnxFileError, load_onnx
+from helpers.graph.frozen_batch import BatchCheckError
 from helpers.graph.onnx_runtime import OnnxRunner
 from helpers.graph.origins import origin
 from helpers.graph.runner import RunnerError
@@ -123,6 +126,43 @@ def test_whatever_a_graph_depends_on_is_recorded(small_detector, monkeypatch):
     sources = export.module_sources
     monkeypatch.setattr(export, "module_sources", lambda name: sources(name) | {"edited": name})
     assert {key for key in first if changed[key] != inputs()[key]} == {"patch_sources"}
+
+
+def test_a_batch_that_the_model_holds_fast_is_refused_with_the_node_named(small_detector, tmp_path):
+    detector = small_detector()
+    features = detector.extract_feat
+    # As a windowed-attention backbone does it: the number of pictures becomes a number of the graph.
+    detector.extract_feat = lambda image: [
+        level.view(int(image.shape[0]), *level.shape[1:]) for level in features(image)
+    ]
+    with pytest.raises(BatchCheckError, match=r"2 nodes hold the traced batch, first Reshape /Reshape: 3 in the batch"):
+        export.export_onnx(detector, tmp_path / "x.onnx", input_shape=(3, 3, 64, 96), **export.dynamic_options())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_simplification_that_changes_the_answer_is_refused(small_detector, small_input, tmp_path, monkeypatch):
+    def damage(model, **_):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        bias = next(one for one in changed.graph.initializer if one.name.endswith("bbox_head.fc_reg.bias"))
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.5, bias.name))
+        export._require_same(model, model, small_input())
+        return changed, True
+
+    monkeypatch.setattr(export.onnxsim, "simplify", damage)
+    with pytest.raises(export.ExportError, match="the simplified graph computes something else: export with"):
+        export.export_onnx(small_detector(), tmp_path / "x.onnx", input_shape=(1, 3, 64, 96), probe=small_input())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_not_a_patchs_fault(small_detector, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export, "_trace", full)
+    with pytest.raises(DiskSpaceError, match=r"no disk space left while writing .*x\.onnx"):
+        export.export_onnx(small_detector(), tmp_path / "x.onnx", input_shape=(1, 3, 64, 96))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_operator_that_onnx_runtime_does_not_know_is_named():
