@@ -1,11 +1,12 @@
-"""Executed notebooks as self-contained HTML pages, and an index of them."""
+"""Executed notebooks as self-contained HTML pages, what each was made from, and an index of them."""
 
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,44 @@ import nbformat
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
-__all__ = ["Chapter", "chapter_goal", "chapter_title", "external_references", "index_page", "page"]
+from helpers import artifacts
+from helpers.errors import CourseError
+
+__all__ = [
+    "Chapter",
+    "Site",
+    "SiteRecordError",
+    "Source",
+    "chapter_goal",
+    "chapter_title",
+    "external_references",
+    "index_page",
+    "page",
+]
 
 Outcome = Literal["ran", "failed", "not run"]
+
+
+class SiteRecordError(CourseError):
+    """The record of what the pages of a site were made from is damaged."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a page was made from: the model's name, the checkpoint's file and the learner's own picture (names with the
+    first digits of their SHA-256; empty where there is none), the day, and whether there was a GPU.
+    """
+
+    model: str = ""
+    checkpoint: str = ""
+    picture: str = ""
+    date: str = ""
+    gpu: bool = False
+
+    def __str__(self) -> str:
+        own = f"own picture {self.picture}" if self.picture else ""
+        parts = (f"model {self.model}", self.checkpoint, own, self.date, "with a GPU" if self.gpu else "no GPU")
+        return ", ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -28,7 +64,7 @@ class Chapter:
     outcome: Outcome = "not run"
     seconds: float = 0.0
     skipped: int = 0
-    model: str = ""
+    source: Source = Source()
 
     @property
     def page_name(self) -> str:
@@ -155,25 +191,121 @@ a {{ color:#0969da; text-decoration:none; }} .soft {{ color:#59636e; font-size:1
 .ran {{ color:#1a7f37; }} .failed {{ color:#cf222e; font-weight:600; }} .not-run {{ color:#59636e; }}
 </style></head><body>
 <h1>Mask R-CNN from PyTorch to TensorRT</h1>
-<p>Its accuracy proven at every step. Every page below was executed on this machine from a fresh kernel, with the model
-<b>{model}</b>.</p>
-<table><thead><tr><th>chapter</th><th>what it shows</th><th>seconds</th><th>outcome</th></tr></thead>
+<p>Its accuracy proven at every step. Every page below was executed from a fresh kernel.</p>
+<table><thead><tr><th>chapter</th><th>what it shows</th><th>seconds</th><th>outcome</th><th>made from</th></tr></thead>
 <tbody>{rows}</tbody></table>
-<p class="soft">{note}</p>
 </body></html>
 """
 
 
-def index_page(chapters: Sequence[Chapter], model: str, note: str) -> str:
+def index_page(chapters: Sequence[Chapter]) -> str:
     """The table of chapters. A chapter that did not run, or failed, has no link: its page would not be true."""
     rows = []
     for chapter in chapters:
         title = html.escape(chapter.title)
         name = f'<a href="{chapter.page_name}">{title}</a>' if chapter.outcome == "ran" else title
         skipped = f"; {chapter.skipped} GPU cells without a GPU" if chapter.skipped else ""
-        seconds = f"{chapter.seconds:.0f}" if chapter.outcome != "not run" else ""
+        has_run = chapter.outcome != "not run"
         rows.append(
-            f'<tr><td>{name}</td><td class="soft">{html.escape(chapter.goal)}</td><td class="number">{seconds}</td>'
-            f'<td class="{chapter.outcome.replace(" ", "-")}">{chapter.outcome}{skipped}</td></tr>'
+            f'<tr><td>{name}</td><td class="soft">{html.escape(chapter.goal)}</td>'
+            f'<td class="number">{f"{chapter.seconds:.0f}" if has_run else ""}</td>'
+            f'<td class="{chapter.outcome.replace(" ", "-")}">{chapter.outcome}{skipped}</td>'
+            f'<td class="soft">{html.escape(str(chapter.source)) if has_run else ""}</td></tr>'
         )
-    return _INDEX.format(model=html.escape(model), rows="\n".join(rows), note=html.escape(note))
+    return _INDEX.format(rows="\n".join(rows))
+
+
+_TEXT = {"type": "string"}
+_RECORD = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "required": ["outcome", "seconds", "skipped", "source"],
+        "properties": {
+            "outcome": {"enum": ["ran", "failed"]},
+            "seconds": {"type": "number", "minimum": 0},
+            "skipped": {"type": "integer", "minimum": 0},
+            "source": {
+                "type": "object",
+                "required": ["model", "checkpoint", "picture", "date", "gpu"],
+                "properties": {
+                    **dict.fromkeys(("model", "checkpoint", "picture", "date"), _TEXT),
+                    "gpu": {"type": "boolean"},
+                },
+                "additionalProperties": False,
+            },
+        },
+        "additionalProperties": False,
+    },
+}
+
+
+class Site:
+    """A folder with the pages of chapters, ``chapters.json`` with what each was made from, and an index that says so.
+
+    Several processes may add pages at once: each adds its own to what the folder holds by then. A page is listed if it
+    is there and recorded; so whatever stops a process, the index is true.
+    """
+
+    def __init__(self, folder: Path, chapters: Sequence[Chapter]) -> None:
+        """``chapters``: all that the index lists, in order, as they are before they have run."""
+        self.folder, self.chapters = folder, chapters
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """What is recorded of each page, by the name of its notebook.
+
+        Raises:
+            SiteRecordError: the record is not one; it names what is wrong with it.
+        """
+        import jsonschema
+
+        path = self.folder / "chapters.json"
+        try:
+            records = artifacts.read_json(path)
+            jsonschema.validate(records, _RECORD)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, jsonschema.ValidationError) as error:
+            reason = error.message if isinstance(error, jsonschema.ValidationError) else str(error)
+            raise SiteRecordError(
+                f"the record {path} is damaged ({reason[:200]}), so no page is listed", "run the chapters again"
+            ) from None
+        return dict(records)
+
+    def begin(self, chapter: Chapter) -> None:
+        """Forget a chapter's page: if the chapter fails now, an earlier one would look like its result."""
+        with artifacts.lock(self.folder / ".lock"):
+            self._write(chapter, None)
+            (self.folder / chapter.page_name).unlink(missing_ok=True)
+
+    def finish(self, chapter: Chapter, content: str | None = None) -> None:
+        """Add a chapter that ran, with its page, or one that failed, without.
+
+        Raises:
+            helpers.artifacts.DiskSpaceError: the disk is full; then the page is not listed.
+        """
+        with artifacts.lock(self.folder / ".lock"):
+            if content is not None:
+                artifacts.write_text(self.folder / chapter.page_name, content)
+            entry = {"outcome": chapter.outcome, "seconds": chapter.seconds, "skipped": chapter.skipped}
+            self._write(chapter, entry | {"source": asdict(chapter.source)})
+
+    def _write(self, chapter: Chapter, entry: dict[str, Any] | None) -> None:
+        try:
+            records = self.records()
+        except SiteRecordError:
+            records = {}
+        records.pop(chapter.path.stem, None)
+        if entry is not None:
+            records[chapter.path.stem] = entry
+        artifacts.write_text(self.folder / "chapters.json", json.dumps(records, indent=1))
+        artifacts.write_text(self.folder / "index.html", index_page(self._listed(records)))
+
+    def _listed(self, records: dict[str, dict[str, Any]]) -> list[Chapter]:
+        listed = []
+        for chapter in self.chapters:
+            record = records.get(chapter.path.stem)
+            if record and (record["outcome"] == "failed" or (self.folder / chapter.page_name).is_file()):
+                chapter = replace(chapter, **{**record, "source": Source(**record["source"])})
+            listed.append(chapter)
+        return listed

@@ -1,36 +1,45 @@
 """Run the course headlessly on one model and write it as a site of HTML pages.
 
 Every notebook is executed in order from a fresh kernel, in the repository root. A failing chapter does not stop the
-others; the failing cell and its traceback are printed last, and the exit status says so.
+others; the failing cell and its traceback are printed last, and the exit status says so: 0, 1 if a chapter failed or
+the run was interrupted, 2 if it could not begin as it was asked to.
 """
 
 from __future__ import annotations
 
 import argparse
 import atexit
-import json
+import contextlib
 import os
 import re
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import psutil
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from traitlets.config import Config
 
-from helpers import paths
-from helpers.artifacts import write_text
-from helpers.detector.models import MODEL_NAMES, download_checkpoint, model_spec
+from helpers import artifacts, paths
+from helpers.artifacts import sha256_file, write_text
+from helpers.detector.models import MODEL_NAMES, download_checkpoint, load_detector, model_spec, require_published
 from helpers.detector.preprocess import read_picture
 from helpers.environment import gpu_available
 from helpers.errors import CourseError
-from helpers.site import Chapter, chapter_goal, chapter_title, index_page, page
+from helpers.site import Chapter, Site, SiteRecordError, Source, chapter_goal, chapter_title, page
+
+
+class ArgumentError(CourseError):
+    """An argument asks for what cannot be."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -66,12 +75,117 @@ def _gpu_cells(notebook: Any) -> int:
     return sum("gpu" in cell.metadata.get("tags", []) for cell in notebook.cells)
 
 
+@dataclass(frozen=True)
+class Course:
+    """What a call asks for, looked through. every: all chapters as they are before they run; chosen: those to run."""
+
+    site: Site
+    every: tuple[Chapter, ...]
+    chosen: tuple[Chapter, ...]
+    jobs: int
+    executed: Path
+
+
+def _settle(options: argparse.Namespace) -> None:
+    """Put what the arguments say into the environment that the kernels get, each path as it is for the caller: the
+    kernels run in another folder.
+    """
+    given = {"COURSE_MODEL": options.model, "COURSE_CHECKPOINT": options.checkpoint, "COURSE_IMAGE": options.image}
+    os.environ.update({name: str(value) for name, value in given.items() if value})
+    for name in ("COURSE_BUILD", "COURSE_CHECKPOINT", "COURSE_IMAGE"):
+        if os.environ.get(name):
+            os.environ[name] = str(Path(os.environ[name]).resolve())
+    # A live viewer in a page would be a frame with nothing behind it.
+    os.environ.pop("COURSE_NETRON", None)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:mmcv,ignore::UserWarning:mmdet.datasets.utils")
+    # torch's exporter says once per node that it cannot infer mmcv's operators; that is known and fills the pages.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+def _named(path: Path) -> str:
+    return f"{path.name} ({sha256_file(path)[:12]})"
+
+
+def _require_checkpoint() -> None:
+    """The chosen model's checkpoint is there and can be used; else each chapter would find out by itself."""
+    spec = model_spec()
+    if spec.checkpoint is None:
+        download_checkpoint(spec.name)
+        spec = model_spec()
+    if spec.sha256 is None:
+        load_detector(spec.name)  # nobody has promised what is in it
+    else:
+        require_published(spec)
+
+
+def prepare(arguments: list[str] | None = None) -> Course:
+    """Check all that can be checked before the first chapter. Raises CourseError."""
+    options = parse(arguments)
+    if options.jobs < 1:
+        raise ArgumentError(f"{options.jobs} chapters at a time would never end", "give --jobs a number from 1 on")
+    _settle(options)
+    chosen = select(options.notebooks, options.only)
+    if picture := os.environ.get("COURSE_IMAGE"):
+        read_picture(Path(picture))
+    _require_checkpoint()
+    folder = (options.output or paths.build_root() / "site").resolve()
+    executed = paths.make_folder(paths.build_dir(model_spec().name) / "notebooks")
+    for place in (paths.build_root(), paths.make_folder(folder)):
+        with artifacts.scratch_file(place / "test"):  # that it can be written to
+            artifacts.remove_stale(place)
+    made = Source(date=date.today().isoformat(), gpu=gpu_available())
+    every = tuple(_chapter(path, made) for path in select(options.notebooks, None))
+    site = Site(folder, every)
+    try:
+        site.records()
+    except SiteRecordError as error:
+        print(error, file=sys.stderr)
+    return Course(site, every, tuple(one for one in every if one.path in chosen), options.jobs, executed)
+
+
+def _chapter(path: Path, made: Source) -> Chapter:
+    """A chapter before it runs, with what it will be made from. Its notebook's metadata says where that is not what the
+    learner chose: ``course.model``, the one model that it uses; ``course.own_picture``, true if it takes one.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    own = notebook.metadata.get("course", {})
+    spec, picture = model_spec(own.get("model")), os.environ.get("COURSE_IMAGE")
+    made = replace(
+        made,
+        model=spec.name,
+        checkpoint=_named(spec.checkpoint) if spec.checkpoint else "",
+        picture=_named(Path(picture)) if picture and own.get("own_picture") else "",
+    )
+    return Chapter(path, chapter_title(notebook, path.stem), chapter_goal(notebook), source=made)
+
+
 class Running:
     """The notebooks that are being executed, so that an interrupt can end their kernels."""
 
     def __init__(self) -> None:
         self.clients: set[NotebookClient] = set()
         self.stopping = False
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM raise KeyboardInterrupt here, and what ends from that moment on is no result. Once is
+        enough: another does not disturb the clearing up.
+        """
+
+        def interrupt(*_: object) -> None:
+            if not self.stopping:
+                self.stopping = True
+                raise KeyboardInterrupt
+
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, interrupt)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def stop(self) -> None:
         """Kill every kernel. nbclient then sees a dead kernel, and the thread that waits for it comes to an end.
@@ -81,19 +195,57 @@ class Running:
         self.stopping = True
         while self.clients:
             for client in list(self.clients):
-                process = getattr(getattr(client.km, "provisioner", None), "process", None)
-                if process is not None:
-                    process.kill()
+                if (kernel := kernel_of(client)) is not None:
+                    kill_all(kernel)
             time.sleep(0.1)
 
 
-def execute(chapter: Chapter, has_gpu: bool, executed: Path, running: Running) -> tuple[Chapter, Any, str]:
-    """Run one notebook; returns the chapter with its outcome, the executed notebook, and what went wrong."""
+def kernel_of(client: NotebookClient) -> int | None:
+    """The process of a client's kernel, if it has started."""
+    process = getattr(getattr(client.km, "provisioner", None), "process", None)
+    return None if process is None else int(process.pid)
+
+
+def kill_all(kernel: int) -> None:
+    """Kill a kernel's process with all that it started: a compiler, a browser."""
+    family: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(kernel)
+        process.suspend()  # so that it starts no more
+        family = [*process.children(recursive=True), process]
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    # A kernel leads a session and a group of its own; what lost its parent is in it still.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(kernel, signal.SIGKILL)
+
+
+def execute(chapter: Chapter, executed: Path, running: Running) -> tuple[Chapter, Any, str]:
+    """Run one notebook; returns the chapter with its outcome, the executed notebook, and what went wrong.
+
+    An interrupt while it runs leaves it "not run".
+    """
     notebook = nbformat.read(chapter.path, as_version=4)
     began = time.monotonic()
-    trouble = ""
+    trouble, where = "", "before its first cell"
+    kernel: int | None = None
+
+    def note_cell(cell: Any, cell_index: int) -> None:
+        nonlocal where, kernel
+        number = sum(one.cell_type == "code" for one in notebook.cells[: cell_index + 1])
+        line = next((line for line in cell.source.splitlines() if line.strip()), "")
+        where = f"in its code cell {number}, which begins {line[:60]!r}"
+        kernel = kernel_of(client)
+
     client = NotebookClient(
-        notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(paths.REPO_ROOT)}}
+        notebook,
+        timeout=1800,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(paths.REPO_ROOT)}},
+        on_cell_start=note_cell,
+        # What a kernel prints goes over sockets that any process on this machine could listen to.
+        config=Config({"KernelManager": {"transport_encryption": "required"}}),
     )
     running.clients.add(client)
     try:
@@ -101,17 +253,24 @@ def execute(chapter: Chapter, has_gpu: bool, executed: Path, running: Running) -
             client.execute()
     except CellExecutionError as error:
         trouble = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    except Exception:  # a kernel that died, a time-out: a failed chapter, not a failed course
+    except (DeadKernelError, CellTimeoutError) as error:
+        what = "took longer than half an hour" if isinstance(error, CellTimeoutError) else "lost its kernel"
+        trouble = f"{chapter.path.stem} {what} {where}: run it alone, with --only {chapter.path.name[:2]}."
+        if kernel is not None:
+            kill_all(kernel)
+    except Exception:  # not a failed course either
         trouble = traceback.format_exc()
     finally:
         running.clients.discard(client)
         # Where a kernel ends before it is ready, nbclient leaves a clean-up behind that fails noisily at exit.
         atexit.unregister(client._cleanup_kernel)
+    if running.stopping:
+        return chapter, notebook, ""
     done = replace(
         chapter,
         outcome="failed" if trouble else "ran",
         seconds=time.monotonic() - began,
-        skipped=0 if has_gpu else _gpu_cells(notebook),
+        skipped=0 if chapter.source.gpu else _gpu_cells(notebook),
     )
     if not trouble:
         write_text(executed / chapter.path.name, nbformat.writes(notebook))
@@ -123,91 +282,56 @@ def progress_line(chapter: Chapter) -> str:
     return f"{chapter.path.stem:<34} {chapter.outcome:<7} {chapter.seconds:6.1f} s{skipped}"
 
 
-def earlier_runs(site: Path) -> dict[str, dict[str, Any]]:
-    """What earlier calls recorded about the pages that lie in ``site``."""
+def run_chapter(course: Course, chapter: Chapter, running: Running) -> str:
+    """Run one chapter and add its page to the site; returns what went wrong."""
+    done = replace(chapter, outcome="failed")
     try:
-        content = json.loads((site / "chapters.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        course.site.begin(chapter)
+        print(f"{chapter.path.stem} ...", flush=True)
+        done, notebook, trouble = execute(chapter, course.executed, running)
+        if done.outcome == "ran":
+            place = course.every.index(chapter)
+            around = (course.every[place - 1] if place else None, *course.every[place + 1 : place + 2])
+            course.site.finish(done, page(notebook, done, *around))
+        elif done.outcome == "failed":
+            course.site.finish(done)
+    except CourseError as error:  # the disk is full, say
+        done, trouble = replace(done, outcome="failed"), str(error)
+    if not running.stopping:
+        print(progress_line(done), flush=True)
+    return trouble
+
+
+def run_chapters(course: Course) -> dict[Chapter, str]:
+    """Run the chosen chapters; returns those that failed, with what went wrong."""
+    running = Running()
+    with running.interruptible(), ThreadPoolExecutor(course.jobs) as pool:
+        futures = {
+            chapter: pool.submit(lambda one: "" if running.stopping else run_chapter(course, one, running), chapter)
+            for chapter in course.chosen
+        }
+        try:
+            troubles = {chapter: future.result() for chapter, future in futures.items()}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            running.stop()
+            raise
+    return {chapter: trouble for chapter, trouble in troubles.items() if trouble}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    site = options.output or paths.build_root() / "site"
-    if options.model:
-        os.environ["COURSE_MODEL"] = options.model
-    if options.checkpoint:
-        os.environ["COURSE_CHECKPOINT"] = str(options.checkpoint.resolve())
-    if options.image:
-        read_picture(options.image)
-        os.environ["COURSE_IMAGE"] = str(options.image.resolve())
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:mmcv,ignore::UserWarning:mmdet.datasets.utils")
-    # torch's exporter says once per node that it cannot infer mmcv's operators; that is known and fills the pages.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    spec = model_spec()
-    if spec.checkpoint is None:
-        download_checkpoint(spec.name)
-    chosen = select(options.notebooks, options.only)
-    every = select(options.notebooks, None)
-    remembered = earlier_runs(site)
-    chapters: dict[Path, Chapter] = {}
-    for path in every:
-        notebook = nbformat.read(path, as_version=4)
-        chapter = Chapter(path, chapter_title(notebook, path.stem), chapter_goal(notebook), model=spec.name)
-        past = remembered.get(path.stem)
-        if path not in chosen and past and past["model"] == spec.name and (site / chapter.page_name).is_file():
-            chapter = replace(chapter, outcome="ran", seconds=past["seconds"], skipped=past["skipped"])
-        chapters[path] = chapter
-    has_gpu = gpu_available()
-    gpu = "with a GPU" if has_gpu else "no GPU: GPU cells show records"
-    print(f"running {len(chosen)} chapters on the model {spec.name}, {gpu}", flush=True)
-    troubles: list[tuple[Chapter, str]] = []
-    executed = paths.build_dir(spec.name) / "notebooks"
-
-    running = Running()
-
-    def run(path: Path) -> None:
-        if running.stopping:
-            return
-        # A page of an earlier run would look like this run's result if the chapter fails now.
-        (site / chapters[path].page_name).unlink(missing_ok=True)
-        print(f"{path.stem} ...", flush=True)
-        done, notebook, trouble = execute(chapters[path], has_gpu, executed, running)
-        if running.stopping:
-            return
-        chapters[path] = done
-        print(progress_line(done), flush=True)
-        if trouble:
-            troubles.append((done, trouble))
-            return
-        place = every.index(path)
-        before = chapters[every[place - 1]] if place else None
-        after = chapters[every[place + 1]] if place + 1 < len(every) else None
-        write_text(site / done.page_name, page(notebook, done, before, after))
-
+    """Raises CourseError where the run cannot begin as it was asked to."""
+    course = prepare(arguments)
+    first = course.chosen[0].source
+    gpu = "with a GPU" if first.gpu else "no GPU: GPU cells show records"
+    print(f"running {len(course.chosen)} chapters, chosen model {model_spec().name}, {gpu}", flush=True)
     try:
-        with ThreadPoolExecutor(max(1, options.jobs)) as pool:
-            futures = [pool.submit(run, path) for path in chosen]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                running.stop()
-                raise
-    finally:
-        # Also after an interrupt: the pages that are there are whole, and the index says what is true of them.
-        note = f"{date.today().isoformat()}, {'with' if has_gpu else 'without'} a GPU."
-        write_text(site / "index.html", index_page(list(chapters.values()), spec.name, note))
-        record = {
-            chapter.path.stem: {"model": spec.name, "seconds": chapter.seconds, "skipped": chapter.skipped}
-            for chapter in chapters.values()
-            if chapter.outcome == "ran"
-        }
-        write_text(site / "chapters.json", json.dumps(record, indent=1))
-    print(f"site: {site / 'index.html'}", flush=True)
-    for chapter, trouble in troubles:
+        troubles = run_chapters(course)
+    except KeyboardInterrupt:
+        print("interrupted; finished chapters are in the site, the others are marked as not run", file=sys.stderr)
+        return 1
+    print(f"site: {course.site.folder / 'index.html'}", flush=True)
+    for chapter, trouble in troubles.items():
         print(f"\n{chapter.path.name} failed:\n{trouble}", file=sys.stderr)
     return 1 if troubles else 0
 
@@ -216,6 +340,7 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except CourseError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit("interrupted; finished chapters are in the site, the others are marked as not run")
+        sys.exit("interrupted before the first chapter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -62,6 +63,17 @@ def test_it_ends_with_exercises_whose_solutions_follow_them(path):
 def test_what_it_claims_is_asserted(path):
     sources = [cell.source for cell in read(path).cells if cell.cell_type == "code"]
     assert sum("assert " in source or "raise AssertionError" in source for source in sources) >= 2
+
+
+def test_its_metadata_says_what_it_is_made_from(path):
+    """The index of the site shows it: `model` where that is not the chosen one, `own_picture` where it takes one."""
+    notebook = read(path)
+    source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    chosen = re.search(r"\b(model_spec|load_detector|current_model_name)\(\)", source)
+    expected = {} if chosen else {"model": "emoji"}
+    assert chosen or 'load_detector("emoji")' in source
+    expected |= {"own_picture": True} if "COURSE_IMAGE" in source else {}
+    assert notebook.metadata.get("course", {}) == expected
 
 
 def execute(path, cwd, output):
