@@ -9,7 +9,6 @@ structure (operators, attributes and connections; weights do not count).
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import html
 import json
@@ -182,12 +181,14 @@ def render_with_netron(
         command += [f"--user-data-dir={folder}/profile", f"--window-size={size[0]},{size[1]}"]
         # Nothing but this machine: netron reports usage and errors to its makers where it can.
         command += ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
-        command += ["--remote-debugging-port=0", "--remote-allow-origins=*", url]
+        # No --remote-allow-origins: a page that another browser shows is refused, and we send no origin.
+        command += ["--remote-debugging-port=0", url]
         running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            temporary.write_bytes(_screenshot(Path(folder) / "profile", size, seconds))
+            temporary.write_bytes(_screenshot(running, Path(folder) / "profile", size, seconds))
         except (OSError, ValueError, KeyError, websocket.WebSocketException) as error:
-            raise PlaceError("headless Chromium made no picture", "use the committed pictures") from error
+            reason = f"it ended with status {running.returncode}" if running.poll() is not None else str(error)
+            raise PlaceError(f"headless Chromium made no picture ({reason})", "use the committed pictures") from error
         finally:
             running.terminate()
             running.wait()
@@ -195,7 +196,7 @@ def render_with_netron(
             netron.stop(address)
 
 
-def _screenshot(profile: Path, size: tuple[int, int], seconds: float) -> bytes:
+def _screenshot(browser: subprocess.Popen[bytes], profile: Path, size: tuple[int, int], seconds: float) -> bytes:
     """The graph on the page of a running Chromium as PNG, once netron has drawn it (Chrome DevTools Protocol).
 
     Chromium's own ``--screenshot`` does not wait for netron's layout, which is done in a worker.
@@ -204,7 +205,7 @@ def _screenshot(profile: Path, size: tuple[int, int], seconds: float) -> bytes:
 
     def wait(ready: Callable[[], bool]) -> None:
         while not ready():
-            if time.monotonic() > deadline:
+            if browser.poll() is not None or time.monotonic() > deadline:
                 raise ValueError("netron drew nothing in time")
             time.sleep(0.2)
 
@@ -220,7 +221,7 @@ def _screenshot(profile: Path, size: tuple[int, int], seconds: float) -> bytes:
         return bool(pages)
 
     wait(page_is_open)
-    connection = websocket.create_connection(pages[0], timeout=seconds)
+    connection = websocket.create_connection(pages[0], timeout=seconds, suppress_origin=True)
 
     def call(method: str, **parameters: Any) -> dict[str, Any]:
         connection.send(json.dumps({"id": 1, "method": method, "params": parameters}))
@@ -307,21 +308,24 @@ def view(model: onnx.ModelProto, name: str, caption: str) -> View:
         return _live(model, name, caption)
     file = f"{name}-{structure_hash(model)}.png"
     made = paths.build_root() / "netron" / file
+    missing = "no Chromium here"
     if chromium() is not None and not made.exists():
         # A browser that does not start (a sandbox without /dev/shm, say) must not stop a chapter.
-        with contextlib.suppress(PlaceError):
+        try:
             render_with_netron(model, made)
+        except PlaceError as error:
+            missing = error.problem
     if made.exists():
         source, picture = "drawn by netron on this machine, in headless Chromium", made
     elif (COMMITTED / file).exists():
         source, picture = (
-            "a committed picture of netron; the graph's structure is the same (no Chromium here)",
+            f"a committed picture of netron; the graph's structure is the same ({missing})",
             (COMMITTED / file),
         )
     else:
         names = Counter(node.op_type for node in model.graph.node)
         listed = ", ".join(f"{count} {operator}" for operator, count in names.most_common())
-        text = f"no picture: Chromium is not installed and no committed picture has this structure ({listed})"
+        text = f"no picture: {missing}, and no committed picture has this structure ({listed})"
         return View(f"<p><b>{html.escape(caption)}</b><br><small>{html.escape(text)}</small></p>")
     data = base64.b64encode(picture.read_bytes()).decode()
     return View(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import http.server
+import json
+import sys
+import threading
+
 import numpy as np
 import onnx
 import pytest
@@ -53,6 +58,63 @@ def test_without_chromium_only_a_picture_of_the_same_structure_is_shown(monkeypa
     assert "committed picture" in shown
     assert "A chain &lt;1&gt;" in shown
     assert "no picture" in graph_view.view(chain(names="abcdfe"), "here", "other")._repr_html_()
+
+
+@pytest.fixture
+def browser(tmp_path, monkeypatch):
+    """``browser(text)``: a Chromium that is this Python text; its arguments are in ``arguments``."""
+
+    def install(text):
+        program = tmp_path / "chromium"
+        note = f"open({str(tmp_path / 'arguments')!r}, 'w').write(' '.join(sys.argv))"
+        program.write_text(f"#!{sys.executable}\nimport sys, time\n{note}\n{text}")
+        program.chmod(0o755)
+        monkeypatch.setattr(graph_view, "chromium", lambda: str(program))
+        monkeypatch.setattr(graph_view, "COMMITTED", tmp_path / "committed")
+        monkeypatch.setenv("COURSE_BUILD", str(tmp_path / "build"))
+        return tmp_path / "arguments"
+
+    return install
+
+
+def test_a_browser_that_dies_at_once_is_not_waited_for_and_not_called_missing(browser):
+    arguments = browser("sys.exit(7)")
+    shown = graph_view.view(chain(), "here", "A chain")._repr_html_()
+    assert "headless Chromium made no picture (it ended with status 7), and no committed picture" in shown
+    assert "remote-allow-origins" not in arguments.read_text()
+
+
+def test_the_browser_is_asked_as_no_web_page_could_ask(browser, monkeypatch, tmp_path):
+    """Without an origin: Chromium refuses any page that asks, and needs no list of pages that may."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    address = f"127.0.0.1:{server.server_port}"
+    pages = json.dumps([{"type": "page", "webSocketDebuggerUrl": f"ws://{address}/page"}])
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers.get("Origin")))
+            self.send_response(200 if self.path == "/json" else 403)
+            self.end_headers()
+            self.wfile.write(pages.encode() if self.path == "/json" else b"")
+
+        def log_message(self, *_):
+            pass
+
+    server.RequestHandlerClass = Handler
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    browser(
+        "import pathlib\n"
+        "profile = pathlib.Path(next(a for a in sys.argv if a.startswith('--user-data-dir=')).split('=', 1)[1])\n"
+        "profile.mkdir()\n"
+        f"(profile / 'DevToolsActivePort').write_text('{server.server_port}')\n"
+        "time.sleep(60)"
+    )
+    with pytest.raises(graph_view.PlaceError, match=r"made no picture \(Handshake status 403"):
+        graph_view.render_with_netron(chain(), tmp_path / "x.png")
+    server.shutdown()
+    assert asked == [("/json", None), ("/page", None)]
+    assert not (tmp_path / "x.png").exists()
 
 
 def test_a_picture_shows_all_of_the_graph_that_the_window_holds_and_little_else():
