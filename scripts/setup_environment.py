@@ -74,7 +74,8 @@ def wanted() -> dict[str, str | None]:
     return {
         "lists": digest.hexdigest(),
         "python": platform.python_version(),
-        "root": str(ROOT),
+        # As bytes: under another locale Python reads the same path as other characters.
+        "root": os.fsencode(ROOT).hex(),
         "torch": installed("torch"),
         "mmcv-full": installed("mmcv-full"),
         "mmdet": installed("mmdet"),

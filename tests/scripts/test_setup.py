@@ -61,6 +61,23 @@ def test_a_second_run_has_nothing_to_do_and_a_changed_list_has(monkeypatch, tmp_
     assert not setup.is_done()
 
 
+def test_another_locale_does_not_make_it_another_place(tmp_path):
+    folder = tmp_path / "Kurs-é" / "scripts"
+    folder.mkdir(parents=True)
+    shutil.copy(setup.__file__, folder)
+    for name in setup.LISTS:
+        (folder.parent / name).touch()
+
+    def root(**environment):
+        command = [sys.executable, "-c", "import setup_environment as s; print(ascii(s.wanted()['root']))"]
+        return subprocess.run(
+            command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert root(PYTHONUTF8="1") == root(**ascii_only)
+
+
 KEPT = "mmcv_full-1.7.2-cp311-cp311-linux_x86_64.whl"
 
 
