@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pycocotools import mask as rle
 from helpers import paths
 from helpers.compat import ensure_torchvision
 from helpers.detector.evaluation import load_set
+from helpers.scenes import emoji_art
 from helpers.scenes.emoji_art import CLASS_EMOJI, IconSetError, Sprite, sprite_archive
 from helpers.scenes.render import (
     DEMO_STYLES,
@@ -163,3 +165,13 @@ def test_fetching_without_npm_is_one_sentence(monkeypatch, tmp_path):
     with pytest.raises(IconSetError, match="npm is not installed"):
         sprite_archive(tmp_path / "sprites.npz")
     assert not (tmp_path / "sprites.npz").exists()
+
+
+def test_other_bytes_under_the_name_of_an_icon_set_are_refused(monkeypatch, tmp_path):
+    def packed(command, **_):
+        for icon_set in emoji_art.ICON_SETS:
+            (Path(command[4]) / f"iconify-json-{icon_set.name}-{icon_set.version}.tgz").write_bytes(b"other")
+
+    monkeypatch.setattr(emoji_art.subprocess, "run", packed)
+    with pytest.raises(IconSetError, match=r"is not the pinned file \(its SHA-256 differs\)"):
+        sprite_archive(tmp_path / "sprites.npz")
