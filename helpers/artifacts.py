@@ -46,7 +46,7 @@ class DiskSpaceError(CourseError):
 
 
 #: How the names of files begin that are there for a moment only.
-SCRATCH = ".part-"
+SCRATCH = ".course-part-"
 
 
 @contextlib.contextmanager
@@ -74,11 +74,12 @@ def scratch_file(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def remove_stale(folder: Path) -> list[Path]:
-    """Remove the scratch files anywhere in ``folder`` that a killed process left; those in use stay. Returns their
-    paths."""
+def remove_stale(folder: Path, *, below: bool = True) -> list[Path]:
+    """Remove the scratch files that a killed process left in ``folder`` and, unless ``below`` is False, in the folders
+    in it; those in use stay. Returns their paths.
+    """
     removed = []
-    for path in sorted(Path(folder).rglob(f"{SCRATCH}*")):
+    for path in sorted(Path(folder).glob(f"{'**/' if below else ''}{SCRATCH}*")):
         # Another user's file, one that went a moment ago, one in use, a link: not ours to remove.
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -130,9 +130,9 @@ def prepare(arguments: list[str] | None = None) -> Course:
     _require_checkpoint()
     folder = (options.output or paths.build_root() / "site").resolve()
     executed = paths.make_folder(paths.build_dir(model_spec().name) / "notebooks")
-    for place in (paths.build_root(), paths.make_folder(folder)):
+    for place in (paths.build_root(), folder):
         with artifacts.scratch_file(place / "test"):  # that it can be written to
-            artifacts.remove_stale(place)
+            artifacts.remove_stale(place, below=place != folder)  # a site may lie in a folder of other things
     made = Source(date=date.today().isoformat(), gpu=gpu_available())
     every = tuple(_chapter(path, made) for path in select(options.notebooks, None))
     site = Site(folder, every)

@@ -96,7 +96,7 @@ def test_a_failing_builder_leaves_the_earlier_artifact_usable(tmp_path):
     with pytest.raises(ValueError, match="no"):
         make(target, {"n": 2}, fail, announce=lambda _: None)
     assert is_current(target, {"n": 1})
-    assert not list(tmp_path.glob(".part-*"))
+    assert not list(tmp_path.glob(f"{artifacts.SCRATCH}*"))
 
 
 def test_inputs_are_compared_as_json(tmp_path):
@@ -171,6 +171,7 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_pat
     (left,) = (tmp_path / "a").iterdir()
     (tmp_path / f"{artifacts.SCRATCH}link").symlink_to(tmp_path / "other")
     with artifacts.scratch_file(tmp_path / "b.npz") as in_use:
+        assert artifacts.remove_stale(tmp_path, below=False) == []
         assert artifacts.remove_stale(tmp_path) == [left]
         assert in_use.exists()
         assert in_use.suffix == ".npz"

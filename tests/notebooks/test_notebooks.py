@@ -65,6 +65,23 @@ def test_what_it_claims_is_asserted(path):
     assert sum("assert " in source or "raise AssertionError" in source for source in sources) >= 2
 
 
+def test_the_text_of_a_record_is_escaped(path):
+    """pandas' tables escape by themselves, its styled ones where they are told to."""
+    for cell in read(path).cells:
+        if "evidence.load" in cell.source and ".style" in cell.source:
+            assert 'escape="html"' in cell.source
+
+
+def test_no_conclusion_is_drawn_from_all_of_nothing(path):
+    """What a cell goes through in a record, it asks `evidence.load` to refuse if it is empty."""
+    for cell in read(path).cells:
+        if "evidence.load" in cell.source:
+            needed = re.search(r"evidence\.load\([^\[]*\[(.*?)\]\)", cell.source)
+            used = re.findall(r"(?: in record|\(record)\[\"([^\"]+)\"\](?:\.values\(\))?[\])\s]", cell.source)
+            assert needed
+            assert set(used) <= set(re.findall(r'"([^"]+)"', needed[1]))
+
+
 def test_its_metadata_says_what_it_is_made_from(path):
     """The index of the site shows it: `model` where that is not the chosen one, `own_picture` where it takes one."""
     notebook = read(path)

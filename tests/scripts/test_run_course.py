@@ -135,6 +135,9 @@ def test_relative_paths_are_the_callers(course, tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_NETRON", "live")
     cv2.imwrite(str(tmp_path / "mine.png"), np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "mine.pth").touch()
+    left = tmp_path / "here" / "made" / "emoji" / f"{artifacts.SCRATCH}standard-x.onnx"
+    left.parent.mkdir(parents=True)
+    left.touch()  # as a killed run leaves it
     loaded = []
     monkeypatch.setattr(run_course, "load_detector", loaded.append)
     asked = run_course.prepare(["--notebooks", str(course)])
@@ -144,7 +147,7 @@ def test_relative_paths_are_the_callers(course, tmp_path, monkeypatch):
     assert paths.build_root() == tmp_path / "here" / "made"
     assert "COURSE_NETRON" not in os.environ, "a live viewer would be a frame with nothing in it"
     assert loaded == ["emoji"], "a checkpoint that the user named is opened before the first chapter"
-    assert list(paths.build_root().rglob(".part-*")) == []
+    assert list(paths.build_root().rglob(f"{artifacts.SCRATCH}*")) == []
 
 
 @pytest.mark.parametrize(
@@ -328,7 +331,7 @@ time.sleep(600)
     index = (folder / "index.html").read_text()
     assert 'href="01_one.html"' in index
     assert 'href="02_two.html"' not in index
-    assert not list(folder.glob(".part-*"))
+    assert not list(folder.glob(f"{artifacts.SCRATCH}*"))
     # The kernel leads a process group of its own; what it started may have left that too.
     if (noted := tmp_path / "processes").exists():
         assert all(map(ended, map(int, noted.read_text().split())))
