@@ -30,11 +30,11 @@ def _pictures():
     yield cv2.imencode(".png", noise)[1].tobytes()
 
 
-def _graph():
+def _graph(elsewhere="../../etc/passwd"):
     value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 2]) for name in "xy"]
     weight = onnx.numpy_helper.from_array(np.ones((2, 2), np.float32), "w")
     outside = onnx.TensorProto(name="v", data_type=1, dims=[2], data_location=onnx.TensorProto.EXTERNAL)
-    outside.external_data.add(key="location", value="../../etc/passwd")
+    outside.external_data.add(key="location", value=elsewhere)
     node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"], doc_string="head.fc\nmmdet/x.py:1 f")
     for weights in ([weight], [weight, outside]):
         graph = onnx.helper.make_graph([node], "g", value[:1], value[1:], weights)
@@ -170,6 +170,22 @@ def test_a_damaged_file_is_read_or_refused_in_one_sentence(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_thousand_damaged_files(kind, tmp_path):
     read_all(tmp_path, kind, EXAMPLES)
+
+
+@pytest.mark.parametrize("way", ["../weights", "absolute", "link"])
+def test_a_graph_does_not_reach_out_of_its_folder(way, tmp_path):
+    (tmp_path / "weights").write_bytes(b"12345678")
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "weights")
+    (folder / "weights").write_bytes(b"12345678")
+    _, own = _graph("weights")
+    (folder / "g.onnx").write_bytes(own)
+    assert load_onnx(folder / "g.onnx").graph.initializer[1].raw_data == b"12345678"
+    _, model = _graph(str(tmp_path / "weights") if way == "absolute" else way)
+    (folder / "g.onnx").write_bytes(model)
+    with pytest.raises(OnnxFileError, match="is truncated or not an ONNX file"):
+        load_onnx(folder / "g.onnx")
 
 
 def test_the_learners_own_record_is_read_whatever_it_holds(tmp_path, monkeypatch):

@@ -175,12 +175,17 @@ def load_config(name: str | None = None) -> Config:
     return config
 
 
-def require_published(spec: ModelSpec) -> Path:
+def require_published(spec: ModelSpec, *, trust: bool = False) -> Path:
     """The path of the checkpoint, if it is there and, where that is known, has the content of the published file.
 
     Raises:
-        CheckpointError: it has not, or is not there.
+        CheckpointError: it has not, or is not there, or (without ``trust``) torch has been told to run what it holds.
     """
+    if not trust and os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true"):
+        raise CheckpointError(
+            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, under which torch runs the code in a checkpoint",
+            "unset it, or pass trust=True if you trust who made the file",
+        )
     path = spec.checkpoint
     if path is None:
         raise CheckpointError(
@@ -198,12 +203,7 @@ def read_checkpoint(spec: ModelSpec, *, trust: bool = False) -> dict[str, Any]:
     """Verify and open a model's checkpoint file; see :func:`load_detector` for ``trust``. Raises CheckpointError."""
     import torch
 
-    if not trust and os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true"):
-        raise CheckpointError(
-            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, under which torch runs the code in a checkpoint",
-            "unset it, or pass trust=True if you trust who made the file",
-        )
-    path = require_published(spec)
+    path = require_published(spec, trust=trust)
     try:
         content = torch.load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import json
 import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -77,8 +80,15 @@ def browser(tmp_path, monkeypatch):
     return install
 
 
-def test_a_browser_that_dies_at_once_is_not_waited_for_and_not_called_missing(browser):
+def test_a_browser_that_dies_at_once_is_not_waited_for_and_not_called_missing(browser, monkeypatch):
     arguments = browser("sys.exit(7)")
+    sleeps = itertools.count()
+
+    def sleep(_):
+        time.sleep(0.05)
+        assert next(sleeps) < 600, "a dead browser is waited for"
+
+    monkeypatch.setattr(graph_view, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     shown = graph_view.view(chain(), "here", "A chain")._repr_html_()
     assert "headless Chromium made no picture (it ended with status 7), and no committed picture" in shown
     assert "remote-allow-origins" not in arguments.read_text()

@@ -285,6 +285,7 @@ def script(*arguments, **environment):
         ([], {"COURSE_BUILD": __file__}, "cannot be made (Not a directory): name a folder"),
         ([], {"COURSE_IMAGE": __file__}, "is not a picture that can be decoded"),
         ([], {"COURSE_CHECKPOINT": __file__}, "is damaged and was not opened"),
+        ([], {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set"),
     ],
 )
 def test_bad_input_is_named(monkeypatch, tmp_path, arguments, environment, words):
