@@ -74,6 +74,65 @@ def exported(light_detector, tmp_path_factory) -> Callable[..., Path]:
     return export
 
 
+TINY = """
+_base_ = {base!r}
+_mean, _std = [103.53, 116.28, 123.675], [1.0, 1.0, 1.0]
+_roi = dict(out_channels=16)
+model = dict(
+    backbone=dict(stem_channels=8, base_channels=8, style="caffe"),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
+    rpn_head=dict(in_channels=16, feat_channels=16),
+    roi_head=dict(
+        bbox_roi_extractor=_roi,
+        bbox_head=dict(in_channels=16, fc_out_channels=32, num_classes=3),
+        mask_roi_extractor=_roi,
+        mask_head=dict(in_channels=16, conv_out_channels=16, num_convs=1, num_classes=3),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=50), rcnn=dict(max_per_img=10)),
+)
+data = dict(
+    test=dict(
+        type="CocoDataset",
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(
+                type="MultiScaleFlipAug",
+                img_scale=(150, 90),
+                flip=False,
+                transforms=[
+                    dict(type="Resize", keep_ratio=True),
+                    dict(type="RandomFlip"),
+                    dict(type="Normalize", mean=_mean, std=_std, to_rgb=False),
+                    dict(type="Pad", size_divisor=32),
+                    dict(type="ImageToTensor", keys=["img"]),
+                    dict(type="Collect", keys=["img"]),
+                ],
+            ),
+        ],
+    )
+)
+"""
+
+
+@pytest.fixture(scope="session")
+def own_files(tmp_path_factory) -> tuple[Path, Path]:
+    """(config, checkpoint) of a model that is not the course's: caffe style, three classes, an input of 96 x 160,
+    random weights whose scores spread, and a checkpoint as mmdet writes it. Tests must not change the files."""
+    import mmcv
+    import torch
+
+    from helpers.detector.models import build_random_detector, own_model
+
+    folder = tmp_path_factory.mktemp("own")
+    config, checkpoint = folder / "fruit.py", folder / "fruit.pth"
+    config.write_text(TINY.format(base=str(paths.MODELS / "emoji" / "mask_rcnn_emoji.py")))
+    picture = read_picture(paths.DATA / "demo" / "crowd.jpg")
+    detector = build_random_detector(own_model(config, None), spread=picture)
+    meta = {"config": mmcv.Config.fromfile(str(config)).pretty_text, "CLASSES": ("apple", "pear", "plum")}
+    torch.save({"meta": {**meta, "epoch": 12}, "state_dict": detector.state_dict()}, checkpoint)
+    return config, checkpoint
+
+
 @pytest.fixture(scope="session")
 def wide(exported) -> Path:
     """The ``standard`` graph at 192 x 1216, as wide as the full input, for the classes are moved apart by the width;

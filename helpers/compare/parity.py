@@ -241,10 +241,10 @@ def comparison_figure(
         _draw(axes[column], picture, found, parity.pairs[:, column], alone, class_names)
         axes[column].set_title(f"{name}: {len(parity.pairs)} matched, {len(alone)} without a partner")
     difference = np.zeros(picture.shape[:2], np.int32)
-    for i, j in parity.pairs:
+    for i, j in parity.pairs if first.has_masks else ():
         difference += first.masks[i] ^ second.masks[j]
     for found, alone in ((first, parity.only_first), (second, parity.only_second)):
-        for index in alone:
+        for index in alone if found.has_masks else ():
             difference += found.masks[index]
     axes[2].imshow(picture[..., ::-1].mean(axis=2), cmap="gray", alpha=0.35)
     heat = axes[2].imshow(

@@ -27,8 +27,7 @@ import onnx
 from helpers import artifacts
 from helpers.deploy import client, serving
 from helpers.detector import paste
-from helpers.detector.models import INPUT_SHAPE
-from helpers.detector.preprocess import MEAN, STD
+from helpers.detector.models import preprocessing_of
 from helpers.errors import CourseError
 from helpers.export import exporter
 from helpers.graph.file import OUTPUT_NAMES, exported_with, load_onnx
@@ -77,7 +76,8 @@ def make_bundle(
         target.parent.mkdir(parents=True)
         if model is None:
             options = exporter.dynamic_options() if largest_batch > 1 else {}
-            exporter.export_onnx(detector, target, masks="lean", input_shape=INPUT_SHAPE, **options)
+            shape = (1, 3, *preprocessing_of(detector).input_shape)
+            exporter.export_onnx(detector, target, masks="lean", input_shape=shape, **options)
         else:
             artifacts.write_bytes(target, _read(model))
         graph = load_onnx(target)
@@ -151,7 +151,7 @@ def _client() -> str:
 
 def _about(graph: onnx.ModelProto, detector: BaseDetector) -> dict[str, Any]:
     """What bundle.json holds."""
-    rpn, rcnn = detector.test_cfg.rpn, detector.test_cfg.rcnn
+    rpn, rcnn, rule = detector.test_cfg.rpn, detector.test_cfg.rcnn, preprocessing_of(detector)
 
     def tensors(values: Any) -> dict[str, list[int | str]]:
         return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
@@ -168,12 +168,15 @@ def _about(graph: onnx.ModelProto, detector: BaseDetector) -> dict[str, Any]:
         },
         "preprocessing": {
             "input_shape": shape[2:],
-            "to_rgb": True,
-            "mean": list(MEAN),
-            "std": list(STD),
+            "to_rgb": rule.to_rgb,
+            "mean": list(rule.mean),
+            "std": list(rule.std),
             "padding": 0,
-            "resize": "the largest factor at which both sides fit; the aspect ratio kept, sides rounded half up, 1"
-            " pixel at least; bilinear; placed in the top left corner; normalised before it is padded",
+            "longest": sorted(rule.scale, reverse=True) if rule.scale and rule.keep_ratio else None,
+            "stretched": None if rule.keep_ratio else rule.resized((1, 1)),
+            "resize": "to stretched (height, width) if there is one; else the largest factor at which both sides fit"
+            " the input, and the longer and the shorter those of longest; the aspect ratio kept, sides rounded half up,"
+            " 1 pixel at least; bilinear; placed in the top left corner; normalised before it is padded",
         },
         "classes": list(detector.CLASSES),
         "thresholds": {

@@ -1,5 +1,4 @@
-"""A detector from its folder, with numpy, OpenCV and ONNX Runtime: ``python client.py picture.jpg --output found.npz``,
-or ``Detector(folder).detect(picture)``."""
+"""A detector from its folder: ``python client.py picture.jpg --output found.npz``, or ``Detector(folder)``."""
 
 import argparse
 import hashlib
@@ -61,7 +60,8 @@ class Detector:
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
             raise BundleError(f"a picture is (height, width, 3) uint8 with pixels: {picture.shape} {picture.dtype}.")
         rule, size = self.about["preprocessing"], np.array(picture.shape[:2])
-        rows, columns = np.maximum(1, (size * (rule["input_shape"] / size).min() + 0.5).astype(int))
+        factor = min(*(rule["input_shape"] / size), *np.divide(rule["longest"] or np.inf, np.sort(size)[::-1]))
+        rows, columns = rule["stretched"] or np.maximum(1, (size * factor + 0.5).astype(int))
         pixels: np.ndarray = cv2.resize(picture, (int(columns), int(rows))).astype(np.float32)  # bilinear
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if rule["to_rgb"] else pixels
         mean, std = (np.array(rule[name], np.float32).astype(np.float64)[None] for name in ("mean", "std"))

@@ -19,7 +19,7 @@ class Detections:
     boxes: (N, 4) float32, x1 y1 x2 y2 in pixels of the picture that ``masks`` covers.
     scores: (N,) float32 in [0, 1].
     labels: (N,) int64, 0-based class index in the model's class order.
-    masks: (N, H, W) bool, already thresholded.
+    masks: (N, H, W) bool, already thresholded; (N, 0, 0) of a detector that finds boxes only.
     """
 
     boxes: npt.NDArray[np.float32]
@@ -41,17 +41,28 @@ class Detections:
         """A subset, by anything that indexes an array's first axis with the axis kept (slice, mask, index array)."""
         return Detections(self.boxes[index], self.scores[index], self.labels[index], self.masks[index])
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether the detector finds masks at all."""
+        return self.masks.shape[1:] != (0, 0)
+
     def above(self, score: float) -> Detections:
         """Those with at least this score."""
         return self[self.scores >= score]
 
     @classmethod
-    def from_mmdet(cls, result: tuple[Sequence[Any], Sequence[Any]], picture_shape: tuple[int, int]) -> Detections:
-        """From mmdet 2.x's ``(bbox_results, segm_results)``: per class an (n, 5) array and a list of (H, W) masks.
+    def from_mmdet(
+        cls, result: tuple[Sequence[Any], Sequence[Any]] | Sequence[Any], picture_shape: tuple[int, int]
+    ) -> Detections:
+        """From mmdet 2.x's ``(bbox_results, segm_results)``: per class an (n, 5) array and a list of (H, W) masks; or
+        from the ``bbox_results`` alone that a detector without masks returns.
 
         ``picture_shape`` (height, width) gives the mask size when nothing was found.
         """
-        box_results, mask_results = result
+        boxes_only = not isinstance(result, tuple)
+        box_results, mask_results = (result, ()) if boxes_only else result
+        if boxes_only:
+            picture_shape = (0, 0)
         rows = np.concatenate([np.asarray(rows, np.float32).reshape(-1, 5) for rows in box_results])
         labels = np.repeat(np.arange(len(box_results)), [len(rows) for rows in box_results])
         masks = [np.asarray(mask, bool) for of_class in mask_results for mask in of_class]
@@ -59,7 +70,7 @@ class Detections:
             boxes=rows[:, :4],
             scores=rows[:, 4],
             labels=labels.astype(np.int64),
-            masks=np.stack(masks) if masks else np.zeros((0, *picture_shape), bool),
+            masks=np.stack(masks) if masks else np.zeros((len(rows) if boxes_only else 0, *picture_shape), bool),
         )
 
     @classmethod

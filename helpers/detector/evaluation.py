@@ -93,14 +93,15 @@ class EvaluationSet:
         return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()
 
 
-def load_set(folder: Path | None = None) -> EvaluationSet:
-    """The validation set in ``folder`` (default ``data/val``): pictures beside an ``annotations.json``.
+def load_set(folder: Path | None = None, annotations: Path | None = None) -> EvaluationSet:
+    """The validation set in ``folder`` (default ``data/val``): pictures beside an ``annotations.json``, or with the
+    annotations in another file.
 
     Raises:
         DatasetError: no such file, or it is not COCO's JSON.
     """
     folder = folder or paths.DATA / "val"
-    file = folder / "annotations.json"
+    file = annotations or folder / "annotations.json"
     try:
         content = json.loads(file.read_text())
         truth = COCO()
@@ -121,32 +122,33 @@ def with_progress(dataset: EvaluationSet, description: str) -> Iterator[tuple[in
 
 
 def coco_results(found: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Detections of one picture as COCO result entries (JSON can hold them); masks must have the picture's size."""
+    """Detections of one picture as COCO result entries (JSON can hold them); masks must have the picture's size, or no
+    pixels, and then the entries are boxes only."""
     results = []
     for box, confidence, label, mask in zip(found.boxes, found.scores, found.labels, found.masks, strict=True):
-        encoded = rle.encode(np.asfortranarray(mask, np.uint8))
-        encoded["counts"] = encoded["counts"].decode()
         x1, y1, x2, y2 = (float(value) for value in box)
-        results.append(
-            {
-                "image_id": image_id,
-                "category_id": category_ids[int(label)],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": float(confidence),
-                "segmentation": encoded,
-            }
-        )
+        entry: dict[str, Any] = {
+            "image_id": image_id,
+            "category_id": category_ids[int(label)],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": float(confidence),
+        }
+        if found.has_masks:
+            encoded = rle.encode(np.asfortranarray(mask, np.uint8))
+            entry["segmentation"] = {**encoded, "counts": encoded["counts"].decode()}
+        results.append(entry)
     return results
 
 
 def score(dataset: EvaluationSet, results: Sequence[Mapping[str, Any]]) -> AveragePrecision:
     """AP of COCO result entries over the pictures of ``dataset``; those of other pictures do not count. No result at
-    all gives 0."""
+    all gives 0, and boxes alone a mask AP of 0."""
     chosen = set(dataset.image_ids)
     results = [entry for entry in results if entry["image_id"] in chosen]
     if not results:
         return AveragePrecision(0.0, 0.0, 0.0, 0.0, len(dataset))
-    boxes, masks = (_accumulated(dataset, results, kind).stats for kind in ("bbox", "segm"))
+    boxes = _accumulated(dataset, results, "bbox").stats
+    masks = _accumulated(dataset, results, "segm").stats if "segmentation" in results[0] else (0.0, 0.0)
     return AveragePrecision(float(boxes[0]), float(masks[0]), float(boxes[1]), float(masks[1]), len(dataset))
 
 

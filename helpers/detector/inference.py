@@ -15,7 +15,7 @@ import torch
 from helpers import artifacts
 from helpers.detector.detections import Detections
 from helpers.detector.evaluation import EvaluationSet, coco_results, with_progress
-from helpers.detector.models import weights_digest
+from helpers.detector.models import preprocessing_of, weights_digest
 from helpers.detector.preprocess import NetworkInput, prepare, read_picture
 from helpers.errors import CourseError
 
@@ -37,7 +37,7 @@ def detect_prepared(detector: BaseDetector, prepared: NetworkInput, *, rescale: 
     """Run the detector on one prepared picture.
 
     ``rescale`` True gives boxes and masks in the picture's own pixels, False in those of the network's input (masks
-    then cover the resized picture, without the padding).
+    then cover the resized picture, without the padding). A detector without a mask head gives masks of no pixels.
     """
     device = next(detector.parameters()).device
     tensor = torch.from_numpy(prepared.tensor).to(device)
@@ -47,8 +47,10 @@ def detect_prepared(detector: BaseDetector, prepared: NetworkInput, *, rescale: 
 
 
 def detect(detector: BaseDetector, picture: npt.NDArray[np.uint8]) -> Detections:
-    """Run the detector on one BGR picture (H, W, 3) uint8; boxes and masks in the picture's pixels."""
-    return detect_prepared(detector, prepare(picture), rescale=True)
+    """Run the detector on one BGR picture (H, W, 3) uint8, prepared as its config says; boxes and masks in pixels of
+    the picture."""
+    prepared = prepare(picture, preprocessing=preprocessing_of(detector))
+    return detect_prepared(detector, prepared, rescale=True)
 
 
 def first_with_objects(
@@ -61,9 +63,11 @@ def first_with_objects(
         NothingFoundError: there is none.
         helpers.detector.preprocess.ImageError: a picture cannot be read.
     """
+    preprocessing = preprocessing_of(detector)
     for file in files:
         picture = read_picture(file)
-        if len(detect_prepared(detector, prepare(picture), rescale=False).above(least_score)):
+        prepared = prepare(picture, preprocessing=preprocessing)
+        if len(detect_prepared(detector, prepared, rescale=False).above(least_score)):
             return picture
         print(f"{file.name}: no object with a score of at least {least_score}, so another picture is taken")
     raise NothingFoundError(

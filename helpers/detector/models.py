@@ -1,7 +1,8 @@
-"""The course's two models behind one name: configs, checkpoints, and a detector ready to run.
+"""A model is a config file and a checkpoint: which there are, and a detector made of them, ready to run.
 
-``emoji`` is shipped in the repository. ``r50`` is mmdet's official ``mask_rcnn_r50_fpn_2x_coco``, whose config ships
-inside the mmdet wheel and whose checkpoint the user fetches or names.
+Two have a name. ``emoji`` is shipped in the repository. ``r50`` is mmdet's official ``mask_rcnn_r50_fpn_2x_coco``: its
+config ships inside the mmdet wheel, its checkpoint the user fetches or names. Any other is given by its files
+(:func:`own_model`, or the variables ``COURSE_CONFIG``, ``COURSE_CHECKPOINT`` and ``COURSE_CLASSES``).
 
 torch and mmdet take seconds to import, so only the functions that build or open something import them: names, paths and
 their errors come at once.
@@ -11,32 +12,45 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import os
-import pickle
-import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from helpers import paths
 from helpers.artifacts import sha256_file
 from helpers.compat import ensure_torchvision
-from helpers.detector.preprocess import INPUT_HEIGHT, INPUT_WIDTH
+from helpers.detector.checkpoints import (
+    CheckpointError,
+    disagreements,
+    load_state,
+    open_checkpoint,
+    recorded_config,
+    refuse_forced_trust,
+    weights_of,
+)
+from helpers.detector.preprocess import COURSE, INPUT_HEIGHT, INPUT_WIDTH, NetworkInput, Preprocessing, prepare
 from helpers.errors import CourseError
 
 ensure_torchvision()  # for whoever imports mmdet after this module
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from mmcv import Config
     from mmdet.models.detectors import BaseDetector
 
 __all__ = [
     "MODEL_NAMES",
     "CheckpointError",
+    "ConfigError",
     "ModelSpec",
     "UnknownModelError",
     "build_random_detector",
@@ -45,8 +59,12 @@ __all__ = [
     "load_config",
     "load_detector",
     "model_spec",
+    "own_model",
+    "preprocessing_of",
     "read_checkpoint",
+    "read_config",
     "require_published",
+    "spread_scores",
     "weights_digest",
 ]
 
@@ -58,8 +76,8 @@ class UnknownModelError(CourseError):
     """The name is not one of :data:`MODEL_NAMES`."""
 
 
-class CheckpointError(CourseError):
-    """A checkpoint is missing, damaged, not the published one, not loadable safely, or of another model."""
+class ConfigError(CourseError):
+    """A config is missing, cannot be read or built, or its classes are not the model's."""
 
 
 @dataclass(frozen=True)
@@ -69,27 +87,76 @@ class ModelSpec:
     checkpoint: the file to load, or None if there is none yet (see :func:`download_checkpoint`).
     sha256: the digest that the published checkpoint has (a prefix is enough: mmdet publishes the first 8 digits, in
     the file's name); None for a file that the user named, whose content nobody promised.
+    classes: a file of class names; None takes those of the checkpoint or of the config.
+    input_shape: (height, width) of the network's input; None takes that of the config's test pipeline.
     """
 
     name: str
     config: Path
     checkpoint: Path | None
-    sha256: str | None
+    sha256: str | None = None
+    classes: Path | None = None
+    input_shape: tuple[int, int] | None = None
 
 
 def current_model_name() -> str:
-    """``$COURSE_MODEL``, default ``emoji``. Raises :class:`UnknownModelError`."""
+    """``$COURSE_MODEL``, default ``emoji``; with ``$COURSE_CONFIG`` set, that file's name without its ending.
+
+    Raises:
+        UnknownModelError: no such model, or both variables are set.
+    """
     return _known(_chosen())
 
 
 def _chosen() -> str:
-    return os.environ.get("COURSE_MODEL") or "emoji"
+    config, name = os.environ.get("COURSE_CONFIG"), os.environ.get("COURSE_MODEL")
+    if config and name:
+        raise UnknownModelError(
+            f"COURSE_MODEL={name} and COURSE_CONFIG={config} name two models", "unset one of the two"
+        )
+    return _name_of(Path(config)) if config else name or "emoji"
+
+
+def _name_of(config: Path) -> str:
+    # Names of models are names of folders in build/.
+    return f"own-{config.stem}" if config.stem in MODEL_NAMES else config.stem
 
 
 def _known(name: str) -> str:
-    if name not in MODEL_NAMES:
-        raise UnknownModelError(f"there is no model named {name!r}", f"use one of: {', '.join(MODEL_NAMES)}")
+    if name not in MODEL_NAMES and not (os.environ.get("COURSE_CONFIG") and name == _chosen()):
+        raise UnknownModelError(
+            f"there is no model named {name!r}",
+            f"use one of: {', '.join(MODEL_NAMES)}; or name a config file in COURSE_CONFIG",
+        )
     return name
+
+
+def own_model(
+    config: Path | str,
+    checkpoint: Path | str | None,
+    classes: Path | str | None = None,
+    *,
+    input_shape: tuple[int, int] | None = None,
+) -> ModelSpec:
+    """A model of one's own by its files, named as its config file is. Without a checkpoint there is its architecture
+    only (:func:`build_random_detector`).
+
+    Raises:
+        ConfigError: there is no such config or file of classes.
+        CheckpointError: there is no such checkpoint.
+    """
+    for file, what in ((config, "config"), (classes, "file of classes")):
+        if file is not None and not Path(file).is_file():
+            raise ConfigError(f"there is no {what} at {file}", "check the path")
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise CheckpointError(f"there is no checkpoint at {checkpoint}", "check the path")
+    return ModelSpec(
+        _name_of(Path(config)),
+        Path(config),
+        Path(checkpoint) if checkpoint is not None else None,
+        classes=Path(classes) if classes is not None else None,
+        input_shape=input_shape,
+    )
 
 
 def model_spec(name: str | None = None, checkpoint: Path | str | None = None) -> ModelSpec:
@@ -100,19 +167,35 @@ def model_spec(name: str | None = None, checkpoint: Path | str | None = None) ->
 
     Raises:
         UnknownModelError: no such model.
+        ConfigError: ``$COURSE_CONFIG`` or ``$COURSE_CLASSES`` names a file that is not there.
         CheckpointError: a checkpoint was named and is not there.
     """
     name = _known(name) if name else current_model_name()
-    named = checkpoint or (os.environ.get("COURSE_CHECKPOINT") if name == _chosen() else None)
+    current = name == _chosen()
+    named = checkpoint or (os.environ.get("COURSE_CHECKPOINT") if current else None)
+    classes = os.environ.get("COURSE_CLASSES") if current else None
+    if current and (config := os.environ.get("COURSE_CONFIG")):
+        return own_model(config, named, classes)
+    spec = _published(name)
     if named:
-        if not Path(named).is_file():
-            raise CheckpointError(f"there is no checkpoint at {named}", "check the path")
-        return ModelSpec(name, _published(name).config, Path(named), None)
-    return _published(name)
+        spec = replace(own_model(spec.config, named, classes, input_shape=spec.input_shape), name=name)
+    return spec
+
+
+def _resolved(model: str | ModelSpec | None) -> ModelSpec:
+    """A model's spec without a look at its checkpoint: which there is, or that a named one is missing, is nothing to
+    the config."""
+    if isinstance(model, ModelSpec):
+        return model
+    name = _known(model) if model else current_model_name()
+    config = os.environ.get("COURSE_CONFIG")
+    return own_model(config, None) if config and name == _chosen() else _published(name)
 
 
 def _published(name: str) -> ModelSpec:
     """Config and published checkpoint of a known model."""
+    digest: str | None
+    weights: Path | None
     if name == "emoji":
         folder = paths.MODELS / "emoji"
         sums = folder / "SHA256SUMS"
@@ -120,13 +203,15 @@ def _published(name: str) -> ModelSpec:
         digests = {file: digest for digest, file in (line.split() for line in lines)}
         weights = folder / "mask_rcnn_emoji.pth"
         # No digest begins with "missing": weights without their recorded sum are refused.
-        return ModelSpec(name, folder / "mask_rcnn_emoji.py", weights, digests.get(weights.name, "missing"))
+        digest = digests.get(weights.name, "missing")
+        return ModelSpec(name, folder / "mask_rcnn_emoji.py", weights, digest, input_shape=COURSE.input_shape)
     package = importlib.util.find_spec("mmdet")
     folder = Path(package.origin or "").parent if package else Path("mmdet")
     config = folder / ".mim/configs/mask_rcnn/mask_rcnn_r50_fpn_2x_coco.py"
     found = sorted(_r50_folder().glob("mask_rcnn_r50_fpn_2x_coco_*.pth"))
     # OpenMMLab ends a file's name with the first eight digits of its SHA-256.
-    return ModelSpec(name, config, *((found[-1], found[-1].stem.rsplit("-", 1)[-1]) if found else (None, None)))
+    weights, digest = (found[-1], found[-1].stem.rsplit("-", 1)[-1]) if found else (None, None)
+    return ModelSpec(name, config, weights, digest, input_shape=COURSE.input_shape)
 
 
 def _r50_folder() -> Path:
@@ -157,22 +242,63 @@ def download_checkpoint(name: str = "r50") -> Path:
     return found
 
 
-def load_config(name: str | None = None) -> Config:
-    """The model's mmdet config, with the course's preprocessing (:func:`helpers.detector.pipeline.mmdet_pipeline`) in
-    it.
+def read_config(file: Path | str) -> Config:
+    """A config file as mmcv reads it, as it is. (A config is a program: reading one runs it.)
 
-    Nothing is downloaded: the config's own pretrained backbone is switched off.
+    Raises:
+        ConfigError: it is missing, cannot be read, imports what is not there, or describes no model.
     """
     from mmcv import Config
 
-    from helpers.detector.pipeline import mmdet_pipeline
-
-    # Which checkpoint there is, or that a named one is missing, is nothing to the config.
-    config = Config.fromfile(str(_published(_known(name) if name else current_model_name()).config))
-    config.model.backbone.pop("init_cfg", None)
-    config.model.pretrained = None
-    config.data = {"test": {"pipeline": mmdet_pipeline()}}
+    try:
+        config = Config.fromfile(str(file))
+    except ImportError as error:
+        # What custom_imports names is raised again by mmcv without a word.
+        reason = _reason(error if str(error) else error.__context__)
+        raise ConfigError(
+            f"the config {file} imports what cannot be imported ({reason})",
+            "install the package that it names in custom_imports, or put its folder into PYTHONPATH",
+        ) from error
+    except Exception as error:
+        raise ConfigError(f"the config {file} cannot be read ({_reason(error)})", "check the file") from error
+    if not isinstance(config.get("model"), Mapping) or "type" not in config.model:
+        raise ConfigError(f"the config {file} describes no model", "give a config of a detector")
     return config
+
+
+def _reason(error: BaseException | None) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def load_config(model: str | ModelSpec | None = None) -> Config:
+    """The model's mmdet config, with its preprocessing as a pipeline that fits the fixed input
+    (:func:`helpers.detector.pipeline.mmdet_pipeline`) in place of its data.
+
+    Nothing is downloaded: the config's own pretrained backbone is switched off.
+
+    Raises:
+        UnknownModelError, ConfigError.
+        helpers.detector.pipeline.PipelineError: the test pipeline cannot be read.
+    """
+    from helpers.detector.pipeline import mmdet_pipeline, read_pipeline
+
+    spec = _resolved(model)
+    config = read_config(spec.config)
+    config.model.get("backbone", {}).pop("init_cfg", None)
+    config.model.pretrained = None
+    preprocessing = read_pipeline(config)
+    if spec.input_shape:
+        preprocessing = preprocessing.at(spec.input_shape)
+    config.data = {"test": {"pipeline": mmdet_pipeline(preprocessing)}}
+    return config
+
+
+def preprocessing_of(detector: BaseDetector) -> Preprocessing:
+    """How pictures are made ready for a detector: as its config says, or as the course does if it has none."""
+    from helpers.detector.pipeline import read_pipeline
+
+    config = getattr(detector, "cfg", None)
+    return read_pipeline(config) if config is not None and config.get("data") else COURSE
 
 
 def require_published(spec: ModelSpec, *, trust: bool = False) -> Path:
@@ -181,16 +307,14 @@ def require_published(spec: ModelSpec, *, trust: bool = False) -> Path:
     Raises:
         CheckpointError: it has not, or is not there, or (without ``trust``) torch has been told to run what it holds.
     """
-    if not trust and os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true"):
-        raise CheckpointError(
-            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set, under which torch runs the code in a checkpoint",
-            "unset it, or pass trust=True if you trust who made the file",
-        )
+    refuse_forced_trust(trust)
     path = spec.checkpoint
     if path is None:
         raise CheckpointError(
             f"there is no checkpoint for {spec.name}",
-            "run `python -m helpers.detector.models` online, or name a file with --checkpoint or COURSE_CHECKPOINT",
+            "run `python -m helpers.detector.models` online, or name a file with --checkpoint or COURSE_CHECKPOINT"
+            if spec.name == "r50"
+            else "name a file with --checkpoint or COURSE_CHECKPOINT",
         )
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}", "check out the repository again")
@@ -201,66 +325,109 @@ def require_published(spec: ModelSpec, *, trust: bool = False) -> Path:
 
 def read_checkpoint(spec: ModelSpec, *, trust: bool = False) -> dict[str, Any]:
     """Verify and open a model's checkpoint file; see :func:`load_detector` for ``trust``. Raises CheckpointError."""
-    import torch
-
-    path = require_published(spec, trust=trust)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        # torch's own words advise to switch the check off, and are pages long: they are not passed on.
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        raise CheckpointError(
-            f"{path} {f'holds more than tensors ({named[1]})' if named else 'is damaged'} and was not opened",
-            "use a checkpoint of tensors only, or pass trust=True if you trust who made it",
-        ) from None
-    except Exception as error:  # whatever torch's readers stumble over in a damaged file
-        raise CheckpointError(f"{path} is not a whole PyTorch checkpoint", "fetch it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no dictionary of weights", "name a checkpoint of this model")
-    return content
+    return open_checkpoint(require_published(spec, trust=trust), trust=trust)
 
 
 def load_detector(
-    name: str | None = None, checkpoint: Path | str | None = None, *, device: str = "cpu", trust: bool = False
+    model: str | ModelSpec | None = None,
+    checkpoint: Path | str | None = None,
+    *,
+    device: str = "cpu",
+    trust: bool = False,
 ) -> BaseDetector:
     """Build the detector, load its weights in FP32, and put it in evaluation mode.
 
     The result is what ``mmdet.apis.init_detector`` gives (it has ``cfg`` and ``CLASSES``), and works with
     ``inference_detector`` and ``show_result``. ``init_detector`` itself cannot be told to load with
-    ``weights_only=True``, and knows no digests.
+    ``weights_only=True``, knows no digests, and says nothing of keys that do not fit.
 
     ``trust`` lets the checkpoint run code while it is unpickled; the default refuses.
 
     Raises:
-        UnknownModelError, CheckpointError.
+        UnknownModelError, ConfigError, CheckpointError.
+        helpers.detector.pipeline.PipelineError: the test pipeline cannot be read.
     """
-    spec = model_spec(name, checkpoint)
+    spec = model if isinstance(model, ModelSpec) else model_spec(model, checkpoint)
     content = read_checkpoint(spec, trust=trust)
-    state = content.get("state_dict", content)
-    detector = _build(spec.name)
-    try:
-        detector.load_state_dict(
-            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-        )
-    except (RuntimeError, AttributeError) as error:
+    config = read_config(spec.config)
+    recorded = recorded_config(content)
+    if recorded and (words := disagreements(recorded, config)):
+        more = f" (and {len(words) - 1} more)" if len(words) > 1 else ""
         raise CheckpointError(
-            f"{spec.checkpoint} has not the weights of the model {spec.name!r}", "name a checkpoint of this model"
-        ) from error
+            f"{spec.checkpoint} was trained with another config than {spec.config.name}: {words[0]}{more}",
+            "name the config that it was trained with",
+        )
+    detector = _build(spec, content.get("meta"))
+    load_state(detector, weights_of(content), str(spec.checkpoint))
     return detector.to(device).eval()
 
 
-def _build(name: str) -> BaseDetector:
-    from mmdet.datasets import CocoDataset
+def _build(model: str | ModelSpec | None, meta: Any = None) -> BaseDetector:
     from mmdet.models import build_detector
 
-    config = load_config(name)
-    detector = build_detector(config.model)
+    spec = _resolved(model)
+    config = load_config(spec)
+    try:
+        detector = build_detector(config.model)
+    except Exception as error:  # mmcv wraps whatever a module's constructor raises into its own type
+        raise ConfigError(
+            f"the model of {spec.config.name} cannot be built ({_reason(error)})",
+            "check the config, and that the package of its modules is installed and named in custom_imports",
+        ) from error
     detector.cfg = config
-    detector.CLASSES = tuple(CocoDataset.CLASSES)
+    detector.CLASSES = _class_names(spec, meta, _class_count(detector))
     return detector
 
 
-def build_random_detector(name: str = "r50", seed: int = 0) -> BaseDetector:
+def _class_count(detector: BaseDetector) -> int | None:
+    heads: Any = getattr(getattr(detector, "roi_head", None), "bbox_head", None)
+    count: int | None = getattr(heads[-1] if hasattr(heads, "__getitem__") else heads, "num_classes", None)
+    return count
+
+
+def _class_names(spec: ModelSpec, meta: Any, count: int | None) -> tuple[str, ...]:
+    """Of the file, else of the checkpoint, else of the config, else of the dataset that it names, whichever first has
+    as many as the model; numbered if none has. The user's own file must."""
+    if spec.classes is not None:
+        found = _class_file(spec.classes)
+        if count is not None and len(found) != count:
+            raise ConfigError(
+                f"{spec.classes} names {len(found)} classes, and the model has {count}", "name as many, one a line"
+            )
+        return found
+    from mmdet.datasets import DATASETS
+
+    config = read_config(spec.config)
+    test: Any = (config.get("data") or {}).get("test") or {}
+    test = test[0] if isinstance(test, list) and test else test
+    dataset = DATASETS.get(test.get("type") or config.get("dataset_type") or "CocoDataset")
+    sources = (
+        meta.get("CLASSES") if isinstance(meta, Mapping) else None,
+        test.get("classes"),
+        config.get("classes"),
+        getattr(dataset, "CLASSES", None),
+    )
+    for names in sources:
+        if isinstance(names, (list, tuple)) and (count is None or len(names) == count):
+            return tuple(str(name) for name in names)
+    return tuple(f"class {i}" for i in range(count or 0))
+
+
+def _class_file(file: Path) -> tuple[str, ...]:
+    """Class names of a JSON list, or of a text file with one a line."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        names = json.loads(text) if file.suffix == ".json" else [n.strip() for n in text.splitlines() if n.strip()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the file of classes {file} cannot be read ({error})", "write one name a line") from error
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"the file of classes {file} holds no list of names", "write one name a line")
+    return tuple(names)
+
+
+def build_random_detector(
+    model: str | ModelSpec = "r50", seed: int = 0, *, spread: npt.NDArray[np.uint8] | None = None
+) -> BaseDetector:
     """The model's architecture with random weights from a seed, in evaluation mode: for tests where no checkpoint is.
 
     Plain random heads give scores that differ in the sixth digit, so that any rounding reorders them. The last layer of
@@ -268,25 +435,77 @@ def build_random_detector(name: str = "r50", seed: int = 0) -> BaseDetector:
     that of the RPN's regressor, until boxes of neighbouring FPN levels overlap, but none is clipped to nothing:
     inference drops empty boxes, mmdet's export does not, and a trained RPN does not rank them high. The mask head gets
     a bias, by which masks are blobs: noise around 0.5 is all border, and borders move with every rounding.
+
+    The factors suit the two models that have a name. For others give a BGR picture (H, W, 3) in ``spread``, by which
+    :func:`spread_scores` finds them.
     """
     import torch
 
     state = torch.random.get_rng_state()
     try:
         torch.manual_seed(seed)
-        detector = _build(_known(name))
+        detector = _build(model)
         logging.disable(logging.INFO)  # mmcv logs a paragraph for every weight
-        detector.init_weights()
-        with torch.no_grad():
-            rpn, box_head = detector.rpn_head, detector.roi_head.bbox_head
-            for layer, gain in ((rpn.rpn_cls, 60.0), (rpn.rpn_reg, 20.0), (box_head.fc_cls, 60.0)):
-                layer.weight.mul_(gain)
-            detector.roi_head.mask_head.conv_logits.bias.fill_(1.0)
-            box_head.fc_cls.bias.zero_()
+        if spread is not None:
+            # From what the modules' constructors drew: init_weights draws it all again, and zeros where training starts
+            # from nothing, of which a test sees nothing.
+            spread_scores(detector, prepare(spread, preprocessing=preprocessing_of(detector)).tensor)
+        else:
+            detector.init_weights()
+            with torch.no_grad():
+                rpn, box_head = detector.rpn_head, detector.roi_head.bbox_head
+                for layer, gain in ((rpn.rpn_cls, 60.0), (rpn.rpn_reg, 20.0), (box_head.fc_cls, 60.0)):
+                    layer.weight.mul_(gain)
+                detector.roi_head.mask_head.conv_logits.bias.fill_(1.0)
+                box_head.fc_cls.bias.zero_()
     finally:
         logging.disable(logging.NOTSET)
         torch.random.set_rng_state(state)
     return detector.eval()
+
+
+def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> None:
+    """Scale a two-stage detector's random weights, in place, so that on a prepared picture (1, 3, H, W) it behaves as a
+    trained one does: its batch norms normalise, scores spread over (0, 1), proposals and boxes move by a part of their
+    size, masks are blobs. Each last layer's weights are divided by the deviation that its results have there.
+    """
+    import torch
+
+    tensor = torch.from_numpy(picture)
+    norms = [module for module in detector.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    handles = []
+
+    def scale_to(layer: torch.nn.Module, deviation: float, bias: float) -> None:
+        def hook(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+            handle.remove()  # the first level or batch of RoIs decides
+            module.weight.mul_(deviation / float((output - output.mean()).std().clamp_min(1e-12)))
+            if module.bias is not None:
+                module.bias.fill_(bias)
+            again: torch.Tensor = module(*arguments)
+            return again
+
+        handle = layer.register_forward_hook(hook)
+        handles.append(handle)
+
+    with torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # of all that is seen, one picture
+            norm.train()
+        detector.extract_feat(tensor)
+        detector.eval()
+        scale_to(detector.rpn_head.rpn_cls, 2.0, 0.0)
+        scale_to(detector.rpn_head.rpn_reg, 0.3, 0.0)
+        for name, module in detector.roi_head.named_modules():
+            last = name.rpartition(".")[2]
+            if last in ("fc_cls", "fc_reg"):
+                scale_to(module, 3.0 if last == "fc_cls" else 0.5, 0.0)
+            elif last == "conv_logits":
+                scale_to(module, 0.5, 1.0)
+        meta = NetworkInput.full(picture).meta()
+        detector(return_loss=False, rescale=False, img=[tensor], img_metas=[[meta]])
+        for handle in handles:
+            handle.remove()
 
 
 def weights_digest(detector: BaseDetector) -> str:

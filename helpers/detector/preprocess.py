@@ -1,13 +1,16 @@
 """From a picture to the network's input and back: one definition for every runtime, script and notebook.
 
 The picture is scaled, keeping its aspect ratio, by the largest factor at which it fits inside the network's input,
-placed in the top left corner, normalised, and padded with zeros on the right and at the bottom.
+placed in the top left corner, normalised, and padded with zeros on the right and at the bottom. Models of one's own
+may want other numbers, another order of the channels or another resize: a :class:`Preprocessing` says so
+(:func:`helpers.detector.pipeline.read_pipeline` reads it from a config).
 Coordinates follow mmdet 2.x: a box edge at x pixels of the picture lies at ``x * scale`` pixels of the input.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,14 @@ from helpers.artifacts import read_regular
 from helpers.errors import CourseError
 
 __all__ = [
+    "COURSE",
     "INPUT_HEIGHT",
     "INPUT_WIDTH",
     "MEAN",
     "STD",
     "ImageError",
     "NetworkInput",
+    "Preprocessing",
     "boxes_to_picture",
     "denormalise",
     "fit_scale",
@@ -43,10 +48,74 @@ class ImageError(CourseError):
 
 
 @dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the network's input.
+
+    height, width: of the input, in pixels. mean, std: of the 0-255 channels in the order that the network gets them.
+    to_rgb: whether that order is RGB (else BGR, as OpenCV reads). scale: mmdet's ``img_scale``, or None. keep_ratio:
+    scale both sides by the largest factor at which the picture fits inside the input, and its longer and shorter side
+    the longer and shorter of ``scale``. (mmdet has the second rule only, and another input for a portrait picture.)
+    Without keep_ratio, the picture is stretched to ``scale`` (width, height), or to the whole input. Zeros fill what is
+    left, after normalisation.
+    """
+
+    height: int = INPUT_HEIGHT
+    width: int = INPUT_WIDTH
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+    to_rgb: bool = True
+    keep_ratio: bool = True
+    scale: tuple[int, int] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """(height, width) of the network's input."""
+        return self.height, self.width
+
+    def resized(self, picture_shape: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) that a picture of this (height, width) is scaled to.
+
+        Raises:
+            ImageError: the picture has no pixels.
+        """
+        height, width = picture_shape
+        if height < 1 or width < 1:
+            raise ImageError(f"the picture is {width} x {height} pixels", "give a picture with at least one pixel")
+        if not self.keep_ratio:
+            return (self.scale[1], self.scale[0]) if self.scale else self.input_shape
+        factors = [self.height / height, self.width / width]
+        if self.scale is not None:
+            factors += [max(self.scale) / max(picture_shape), min(self.scale) / min(picture_shape)]
+        # mmcv.rescale_size rounds half up; do the same so that both paths resize to the same shape.
+        return max(1, int(height * min(factors) + 0.5)), max(1, int(width * min(factors) + 0.5))
+
+    def at(self, input_shape: tuple[int, int]) -> Preprocessing:
+        """The same for an input of another (height, width): pictures are scaled down where they would not fit."""
+        height, width = input_shape
+        # What is stretched fills its input.
+        return replace(self, height=height, width=width, scale=self.scale if self.keep_ratio else None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a dictionary that JSON can hold."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of :meth:`to_json`; other entries do not count. A missing one raises KeyError."""
+        values: dict[str, Any] = {field.name: content[field.name] for field in fields(cls)}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**values)
+
+
+#: The course's own, for the models that have a name.
+COURSE = Preprocessing()
+
+
+@dataclass(frozen=True)
 class NetworkInput:
     """One picture ready for the network.
 
-    tensor: (1, 3, H, W) float32, normalised, RGB.
+    tensor: (1, 3, H, W) float32, normalised, RGB unless its :class:`Preprocessing` says otherwise.
     scale: input pixels per picture pixel, (x, y); the two differ by rounding only.
     picture_shape: (height, width) of the picture; resized_shape: of its place in the input.
     """
@@ -125,16 +194,17 @@ def fit_scale(picture_shape: tuple[int, int], input_shape: tuple[int, int]) -> t
     Raises:
         ImageError: the picture has no pixels.
     """
-    height, width = picture_shape
-    if height < 1 or width < 1:
-        raise ImageError(f"the picture is {width} x {height} pixels", "give a picture with at least one pixel")
-    factor = min(input_shape[0] / height, input_shape[1] / width)
-    # mmcv.rescale_size rounds half up; do the same so that both paths resize to the same shape.
-    return (max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5)))
+    return Preprocessing(*input_shape).resized(picture_shape)
 
 
-def prepare(picture: npt.NDArray[np.uint8], input_shape: tuple[int, int] = (INPUT_HEIGHT, INPUT_WIDTH)) -> NetworkInput:
+def prepare(
+    picture: npt.NDArray[np.uint8],
+    input_shape: tuple[int, int] | None = None,
+    preprocessing: Preprocessing = COURSE,
+) -> NetworkInput:
     """Scale, normalise and pad one BGR picture (H, W, 3) uint8.
+
+    ``input_shape`` (height, width) takes the place of the preprocessing's own.
 
     Raises:
         ImageError: wrong shape or type, or a side of zero pixels.
@@ -144,15 +214,18 @@ def prepare(picture: npt.NDArray[np.uint8], input_shape: tuple[int, int] = (INPU
             f"a picture must be (height, width, 3) uint8, got {picture.shape} {picture.dtype}",
             "convert it, or read it with helpers.detector.preprocess.read_picture",
         )
+    chosen = preprocessing if input_shape is None else preprocessing.at(input_shape)
     height, width = picture.shape[:2]
-    resized_height, resized_width = fit_scale((height, width), input_shape)
+    resized_height, resized_width = chosen.resized((height, width))
     resized = cv2.resize(picture, (resized_width, resized_height), interpolation=cv2.INTER_LINEAR)
     # In this order and with these types mmcv's imnormalize does it: any other changes the last digit.
-    normalised = cv2.cvtColor(resized.astype(np.float32), cv2.COLOR_BGR2RGB)
-    mean, std = (np.array(values, np.float32).astype(np.float64)[None] for values in (MEAN, STD))
+    normalised = resized.astype(np.float32)
+    if chosen.to_rgb:
+        cv2.cvtColor(normalised, cv2.COLOR_BGR2RGB, normalised)
+    mean, std = (np.array(values, np.float32).astype(np.float64)[None] for values in (chosen.mean, chosen.std))
     cv2.subtract(normalised, mean, normalised)
     cv2.multiply(normalised, 1 / std, normalised)
-    padded = np.zeros((*input_shape, 3), np.float32)
+    padded = np.zeros((*chosen.input_shape, 3), np.float32)
     padded[:resized_height, :resized_width] = normalised
     return NetworkInput(
         tensor=np.ascontiguousarray(padded.transpose(2, 0, 1)[None]),
@@ -168,7 +241,9 @@ def boxes_to_picture(boxes: npt.NDArray[np.float32], prepared: NetworkInput) -> 
     return np.asarray(boxes / np.array([scale_x, scale_y, scale_x, scale_y], np.float32), np.float32)
 
 
-def denormalise(prepared: NetworkInput) -> npt.NDArray[np.uint8]:
+def denormalise(prepared: NetworkInput, preprocessing: Preprocessing = COURSE) -> npt.NDArray[np.uint8]:
     """The input as a BGR picture of the input's size (padding becomes the mean colour): what the network sees."""
-    rgb = prepared.tensor[0].transpose(1, 2, 0) * np.array(STD, np.float32) + np.array(MEAN, np.float32)
-    return np.ascontiguousarray(rgb[..., ::-1].round().clip(0, 255).astype(np.uint8))
+    mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+    seen = prepared.tensor[0].transpose(1, 2, 0) * std + mean
+    bgr = seen[..., ::-1] if preprocessing.to_rgb else seen
+    return np.ascontiguousarray(bgr.round().clip(0, 255).astype(np.uint8))

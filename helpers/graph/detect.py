@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from helpers.detector.detections import Detections
 from helpers.detector.paste import paste
-from helpers.detector.preprocess import NetworkInput, boxes_to_picture, prepare
+from helpers.detector.preprocess import COURSE, NetworkInput, Preprocessing, boxes_to_picture, prepare
 from helpers.errors import CourseError
 from helpers.graph.file import INPUT_NAMES, OUTPUT_NAMES
 from helpers.graph.runner import Arrays, Runner, RunnerError
@@ -30,6 +30,8 @@ __all__ = [
 
 
 Shape = tuple[int, ...]
+# What every detector's graph gives; one without a mask head gives no more.
+_BOXES = ("dets", "labels")
 
 
 class BatchError(CourseError):
@@ -81,7 +83,8 @@ def detections(
     rescale: bool = False,
 ) -> list[Detections]:
     """A detector's output arrays for a batch, picture by picture, in pixels of the network's input; masks cover the
-    resized picture, without the padding. ``rescale`` gives them in each picture's own pixels instead.
+    resized picture, without the padding. ``rescale`` gives them in each picture's own pixels instead. A graph without
+    masks gives masks of no pixels.
 
     Lean masks, which do not have the input's height and width, are pasted at once where they are wanted, as inference
     does; others can only be resized (:func:`to_picture`). ``drop_padding`` False keeps the rows that only fill the
@@ -90,8 +93,9 @@ def detections(
     found = []
     for i, prepared in enumerate(batch):
         height, width = prepared.resized_shape
-        dets, labels, masks = (raw[name][i] for name in OUTPUT_NAMES)
-        lean = masks.shape[1:] != prepared.tensor.shape[2:]
+        dets, labels = raw["dets"][i], raw["labels"][i]
+        masks = raw["masks"][i] if "masks" in raw else np.zeros((len(dets), 0, 0), np.float32)
+        lean = masks.shape[1:] not in ((0, 0), prepared.tensor.shape[2:])
         if drop_padding:
             dets, labels, masks = (array[dets[:, 4] > 0] for array in (dets, labels, masks))
         if lean and rescale:
@@ -114,9 +118,9 @@ def detect_batch(
         BatchError: no batch, or the graph is static at another batch.
         helpers.graph.runner.RunnerError: the graph is not a detector of :mod:`helpers.export`, or the run failed.
     """
-    if not set(OUTPUT_NAMES) <= set(runner.output_names):
+    if not set(_BOXES) <= set(runner.output_names):
         raise RunnerError(
-            f"{runner.name} is not a Mask R-CNN of this course (its outputs are {', '.join(runner.output_names)})",
+            f"{runner.name} is not a detector of this course (its outputs are {', '.join(runner.output_names)})",
             "use a file made by helpers.export",
         )
     given = feeds(batch)
@@ -126,7 +130,8 @@ def detect_batch(
             f"{runner.name} is static at a batch of {size}, got {len(batch)} pictures",
             "export it with helpers.export.exporter.dynamic_options",
         )
-    return detections(runner.run(given, OUTPUT_NAMES), batch, drop_padding=drop_padding, rescale=rescale)
+    wanted = [name for name in OUTPUT_NAMES if name in runner.output_names]
+    return detections(runner.run(given, wanted), batch, drop_padding=drop_padding, rescale=rescale)
 
 
 def detect_prepared(
@@ -138,10 +143,10 @@ def detect_prepared(
     return detect_batch(runner, [prepared], drop_padding=drop_padding, rescale=rescale)[0]
 
 
-def detect(runner: Runner, picture: npt.NDArray[np.uint8]) -> Detections:
+def detect(runner: Runner, picture: npt.NDArray[np.uint8], preprocessing: Preprocessing = COURSE) -> Detections:
     """Detections of one BGR picture (H, W, 3) uint8, boxes and masks in the picture's own pixels."""
     height, width = runner.input_shapes["input"][2:]
-    prepared = prepare(picture, (int(height), int(width)))
+    prepared = prepare(picture, (int(height), int(width)), preprocessing)
     return detect_prepared(runner, prepared, rescale=True)
 
 
@@ -153,7 +158,7 @@ def to_picture(found: Detections, prepared: NetworkInput) -> Detections:
     (an IoU of 0.83 at 132 x 100). Export with ``masks="lean"`` for masks as good as inference's.
     """
     masks = found.masks
-    if masks.shape[1:] != prepared.picture_shape:
+    if found.has_masks and masks.shape[1:] != prepared.picture_shape:
         size = prepared.picture_shape[::-1]
         resized = [cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST) for mask in masks]
         masks = np.stack(resized).astype(bool) if resized else np.zeros((0, *prepared.picture_shape), bool)
