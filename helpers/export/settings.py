@@ -32,7 +32,16 @@ if TYPE_CHECKING:
     from mmcv import Config
     from mmdet.models.detectors import BaseDetector
 
-__all__ = ["Row", "UnsupportedSettingError", "Verdict", "require_supported", "rows", "table", "verdicts"]
+__all__ = [
+    "Row",
+    "UnsupportedSettingError",
+    "Verdict",
+    "require_known_type",
+    "require_supported",
+    "rows",
+    "table",
+    "verdicts",
+]
 
 _FILE = Path(__file__).with_name("settings.json")
 
@@ -162,6 +171,16 @@ def verdicts(detector: BaseDetector | Config, flavour: str = "standard") -> list
             sentence = f"{row.key} = {_short(bad[0])} is not exported: {row.why}" if bad else ""
             found.append(Verdict(row.key, (bad or values)[0], verdict, sentence, row.next_step))
     return [*found, *_unknown_keys(built), *_foreign_operators(built)]
+
+
+def require_known_type(config: Config) -> None:
+    """Nothing, or :class:`UnsupportedSettingError` about the kind of detector that a config describes (one stage, a
+    transformer, ...): before anything is built.
+    """
+    row = next(row for row in table() if row.key == "model.type")
+    kind = config.model.type
+    if not row.accepts(kind, "standard"):
+        raise UnsupportedSettingError(f"{row.key} = {_short(str(kind))} is not exported: {row.why}", row.next_step)
 
 
 def require_supported(detector: BaseDetector | Config, flavour: str = "standard", *, batch_is_one: bool = True) -> None:
