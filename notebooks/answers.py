@@ -164,7 +164,7 @@ def least_distance(answer: float) -> Verdict:
     "04/2",
     "Copy the correct graph, change one initializer (or an attribute), and search the copy with recordings=.",
     "planted.CopyFrom(correct); pick a node with weights, replace its initializer's values; then "
-    "search(detector, planted, inputs[name], drop_padding=True, recordings=third.recordings)",
+    "search(detector, planted, small[name], recordings=third.recordings)",
 )
 def planted_and_found(answer: tuple[onnx.ModelProto, Any], *, correct: onnx.ModelProto) -> Verdict:
     planted, report = answer

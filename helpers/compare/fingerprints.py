@@ -1,126 +1,160 @@
-"""Short summaries of tensors that tell whether two tensors hold the same numbers, in whatever order and shape.
+"""Short summaries of tensors that tell whether two tensors hold the same numbers in the same order.
 
-Runtimes lay tensors out differently (a permute before or after, a dimension of one more or less), so tensors are
-compared as bags of numbers. The distance is the 1-Wasserstein distance of the two bags, the mean difference after
-sorting, relative to their root mean square: rounding noise moves it by its own size, one wrong box among a thousand by
-ten times that.
+A tensor x of N numbers, flattened, is projected on two fixed vectors of pseudo-random normal numbers:
+
+    p_k = sum_i x_i r_k(i) / sqrt(N),    r_k(i) = a_k(i mod B) b_k(i div B),    k = 1, 2,    B = 65536
+
+The difference p_k(x) - p_k(y) is the root mean square of x - y times a number of variance 1 (random projections keep
+distances: Johnson and Lindenstrauss 1984; the product needs B + N / B random numbers instead of N). So two tensors are
+as far apart as their projections, whatever differs: one number, all of them, or only their order, as of two swapped
+channels. Because x is flattened first, axes of length 1 and reshapes change nothing. A transposition does; PyTorch's
+are recorded as tensors of their own (:mod:`helpers.compare.recording`).
+
+Where rows were sorted by a score, two runtimes may order almost equal scores differently, and then every later tensor
+has some rows swapped. Therefore each row is projected too, the rows along the first axis longer than 1, and along the
+last. :func:`same_rows` compares them as a bag, and asks how far they moved: neighbours may change places, blocks may
+not.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["TOLERANCE", "Fingerprint", "distance", "fingerprint", "fingerprint_of_tensor", "without_padding"]
+__all__ = ["TOLERANCE", "Fingerprint", "distance", "fingerprint", "fingerprint_of_tensor", "is_run", "same_rows"]
 
-# Above this many elements only moments are kept: sorting would take longer than running the network.
-_SORTED_UP_TO = 1 << 16
-#: The largest distance of tensors that are the same up to float32 rounding in another order of summation. Measured on
-#: the embedded model's architecture with random weights: corresponding tensors stay near 3e-6, a tenth of it.
-TOLERANCE = 3e-5
+#: The largest distance of tensors that are the same up to float32 rounding in another order of summation.
+TOLERANCE = 1e-4
+# How far rows may move, on average, as a share of their number: near-equal scores change places with their neighbours.
+_ROWS_MOVE = 0.02
+_BLOCK = 1 << 16
+# Rows along the last axis need a second look at all numbers; lists that are sorted along it are short.
+_LAST_AXIS_UP_TO = 1 << 18
+
+Rows = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """size: number of elements. moments: mean, mean absolute value, root mean square, minimum, maximum, and the share
-    of values that are not finite (the others are computed over the finite ones). ordered: all values sorted, for small
-    tensors, else None. integral: whether the tensor's type is an integer or Boolean one.
+    """size: number of elements. scale: root mean square of the finite ones, what differences are measured against.
+    bad: how many are not finite. sums: the two projections of the flattened tensor, the others being 0. rows: the
+    projections of the rows along the first, and for tensors of up to 262,144 elements along the last, axis longer
+    than 1; empty where there are more than 65,536. integral: whether the tensor's type is an integer or Boolean one.
+    alike: whether all its numbers are equal, so that being the same as another tensor says little.
     """
 
     size: int
-    moments: npt.NDArray[np.float64]
-    ordered: npt.NDArray[np.float32] | None
+    scale: float
+    bad: int
+    sums: tuple[float, float]
+    rows: tuple[Rows, ...]
     integral: bool = False
+    alike: bool = False
 
     @property
-    def scale(self) -> float:
-        """Root mean square: what differences are measured against."""
-        return float(self.moments[2])
+    def width(self) -> int:
+        """Numbers in a row along the first axis longer than 1; 0 if there are no such rows."""
+        return self.size // len(self.rows[0]) if self.rows else 0
 
-    @property
-    def is_flat(self) -> bool:
-        """Whether all values are equal, so that a match says little."""
-        return bool(self.moments[3] == self.moments[4])
+
+@functools.cache
+def _normal(length: int, seed: int) -> torch.Tensor:
+    """(length, 2) fixed normal numbers."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((length, 2), np.float32))
+
+
+def _project(rows: torch.Tensor) -> torch.Tensor:
+    """The (n, 2) projections of n rows of up to 2**30 numbers, not divided by the root of their number."""
+    inner, outer = _normal(_BLOCK, 1), _normal(1 << 14, 2)
+    sums = torch.zeros(len(rows), 2, dtype=torch.float64)
+    for block, part in enumerate(rows.split(_BLOCK, dim=1)):
+        sums += (part @ inner[: part.shape[1]]).double() * outer[block]
+    return sums
 
 
 def fingerprint_of_tensor(tensor: torch.Tensor) -> Fingerprint:
     """The fingerprint of a tensor of any shape and type; complex tensors are not supported."""
-    tensor = tensor.detach()
     size = tensor.numel()
-    # An expanded tensor repeats its values without holding them; the moments of one copy are those of all.
-    if size > _SORTED_UP_TO:
-        for axis, stride in enumerate(tensor.stride()):
-            if stride == 0 and tensor.shape[axis] > 1:
-                tensor = tensor.narrow(axis, 0, 1)
-    flat = tensor.reshape(-1).to("cpu")
-    integral = not flat.is_floating_point()
-    if not flat.is_floating_point():
-        # float32 holds integers up to 2**24 exactly; larger ones (indices into 100 masks) fit float64.
-        flat = flat.to(torch.float32 if flat.dtype == torch.bool else torch.float64)
-    count = flat.numel()
-    if count == 0:
-        return Fingerprint(size, np.zeros(6), np.zeros(0, np.float32), integral)
-    low, high = (float(value) for value in torch.aminmax(flat))
-    bad = 0.0
-    if not np.isfinite(low) or not np.isfinite(high):
-        finite = torch.isfinite(flat)
-        bad = 1 - float(finite.double().mean())
-        flat = flat[finite]
-        low, high = (float(value) for value in torch.aminmax(flat)) if flat.numel() else (0.0, 0.0)
-    ordered = flat.sort().values.numpy().astype(np.float32) if size <= _SORTED_UP_TO else None
-    number = max(flat.numel(), 1)
-    # In float32 the norms of ten million numbers are off by a thousandth; in double precision a copy of all is too big.
-    sums = torch.zeros(3, dtype=torch.float64)
-    for part in flat.split(1 << 20):
-        block = part.double()
-        sums += torch.stack([block.sum(), block.abs().sum(), block.dot(block)])
-    mean, mean_absolute, mean_square = (float(value) / number for value in sums)
-    moments = (
-        mean,
-        mean_absolute,
-        mean_square**0.5,
-        low,
-        high,
-        bad,
+    integral = not tensor.is_floating_point()
+    flat = tensor.detach().reshape(-1).to("cpu", torch.float32)
+    if size == 0:
+        return Fingerprint(0, 0.0, 0, (0.0, 0.0), (), integral, alike=True)
+    bad = 0
+    sums = _project(flat[None])[0]
+    if not bool(torch.isfinite(sums).all()):
+        bad = size - int(torch.isfinite(flat).sum())
+        flat = torch.nan_to_num(flat, nan=0.0, posinf=0.0, neginf=0.0)
+        sums = _project(flat[None])[0]
+    shape = [n for n in tensor.shape if n > 1]
+    rows = []
+    if shape and shape[0] <= _BLOCK:
+        rows.append(_project(flat.view(shape[0], -1))[:, 0])
+    if len(shape) > 1 and size <= _LAST_AXIS_UP_TO and shape[-1] <= _BLOCK:
+        rows.append(_project(flat.view(-1, shape[-1]).T)[:, 0])
+    return Fingerprint(
+        size=size,
+        scale=float(torch.linalg.vector_norm(flat)) / size**0.5,
+        bad=bad,
+        sums=(float(sums[0]) / size**0.5, float(sums[1]) / size**0.5),
+        rows=tuple(row.float().numpy() for row in rows),
+        integral=integral,
+        alike=bool((flat[:256] == flat[0]).all()) and bool((flat == flat[0]).all()),
     )
-    return Fingerprint(size, np.array(moments), ordered, integral)
 
 
-def fingerprint(array: npt.NDArray[np.generic]) -> Fingerprint:
+def fingerprint(array: npt.NDArray[Any]) -> Fingerprint:
     """The fingerprint of an array of any shape and numeric type."""
     return fingerprint_of_tensor(torch.from_numpy(np.ascontiguousarray(array)))
 
 
 def distance(first: Fingerprint, second: Fingerprint) -> float:
-    """How far apart two bags of numbers are, relative to their scale; infinite for different sizes.
+    """How far apart two tensors are, number by number in their order, relative to their scale: the root mean square of
+    the difference up to a random factor near 1. Infinite for different sizes, or numbers of values that are not finite.
 
-    Large tensors are compared by mean, mean absolute value and root mean square, which changes in a small part of the
-    tensor move less than they move the true distance.
+    For whole numbers and Booleans, which differ in steps, roughly the share of values that differ.
     """
-    if first.size != second.size or abs(first.moments[5] - second.moments[5]) > 0.5 / max(first.size, 1):
+    if (first.size, first.bad) != (second.size, second.bad):
         return float("inf")
     scale = max(first.scale, second.scale)
-    if scale == 0:
-        return 0.0
-    if first.ordered is not None and second.ordered is not None:
-        if len(first.ordered) != len(second.ordered):
-            return float("inf")
-        return float(np.abs(first.ordered.astype(np.float64) - second.ordered).mean()) / scale
-    return float(np.abs(first.moments[:3] - second.moments[:3]).max()) / scale
+    apart = max(abs(a - b) for a, b in zip(first.sums, second.sums, strict=True)) / scale if scale else 0.0
+    return apart**2 if first.integral and second.integral else apart
 
 
-def without_padding(padded: Fingerprint, size: int) -> Fingerprint | None:
-    """The fingerprint without as many zeros as leave ``size`` values; None if it has not so many, or is not ordered.
-
-    An exported graph fills a list that has a variable length with rows of zeros up to a fixed one.
+def same_rows(first: Rows, second: Rows, *, anywhere: bool = False) -> bool:
+    """Whether two lists have the same rows, of which neighbours may have changed places, or all if ``anywhere``. Rows
+    are those of fingerprints.
     """
-    if padded.ordered is None or size >= padded.size:
-        return None
-    zeros = np.flatnonzero(padded.ordered == 0)
-    surplus = padded.size - size
-    if len(zeros) < surplus:
-        return None
-    return fingerprint(np.delete(padded.ordered, zeros[:surplus]))
+    if len(first) != len(second):
+        return False
+    count = max(len(first), 1)
+    most = TOLERANCE * float(max(np.linalg.norm(first), np.linalg.norm(second))) / count**0.5
+    # The means of two lists are never further apart than the lists, and quickly compared.
+    if abs(float(first.sum(dtype=np.float64) - second.sum(dtype=np.float64))) > most * count:
+        return False
+    places = [np.argsort(rows, kind="stable") for rows in (first, second)]
+    apart = first[places[0]].astype(np.float64) - second[places[1]]
+    if float(np.linalg.norm(apart)) / count**0.5 > most:
+        return False
+    return anywhere or float(np.abs(places[0] - places[1]).sum()) <= _ROWS_MOVE * count**2
+
+
+def is_run(part: Rows, whole: Rows) -> bool:
+    """Whether a list is, in whatever order, a run of another's rows: one pyramid level, sorted, among all levels."""
+    length = len(part)
+    largest = part[np.abs(part).argmax()]
+    if not (np.abs(whole - largest) <= 10 * TOLERANCE * abs(largest)).any():
+        return False
+    places = np.arange(max(len(whole) - length + 1, 0))
+    # A run has the sum and the sum of squares of its rows; few other places have.
+    for power in (1, 2):
+        total = np.concatenate([[0.0], np.cumsum(whole.astype(np.float64) ** power)])
+        own = part.astype(np.float64) ** power
+        near = TOLERANCE * power * float(np.sqrt(np.mean(own**2))) * length
+        places = places[np.abs(total[places + length] - total[places] - own.sum()) <= near]
+    # A list of few different numbers is like many of its runs, and the first is as good as any.
+    return any(same_rows(part, whole[place : place + length], anywhere=True) for place in places[:16])

@@ -11,7 +11,7 @@ import sys
 import types
 import unittest.mock
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,27 +22,36 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from helpers.compare.fingerprints import Fingerprint, fingerprint, fingerprint_of_tensor
+from helpers.detector.detections import Detections
 from helpers.detector.preprocess import NetworkInput
 from helpers.export.exporter import bound_meta, full_input_meta, takes_image_size
 from helpers.graph.cut import give_back_memory, visit_tensors
+from helpers.graph.detect import detections
+from helpers.graph.file import OUTPUT_NAMES
 from helpers.graph.index import GraphIndex
 from helpers.graph.origins import library_line
+from helpers.graph.runner import GraphInputError, RunnerError
 
 if TYPE_CHECKING:
     from mmdet.models.detectors import BaseDetector
 
 __all__ = [
+    "GraphRun",
     "Record",
     "Recording",
     "record_graph",
     "record_inference",
+    "record_module",
     "record_traced_code",
+    "result_arrays",
 ]
 
 Array = npt.NDArray[Any]
 Key = tuple[str, str, int]
+# Views of as many elements as their source in another order.
+_REORDERING = {"aten::permute", "aten::transpose", "aten::t"}
 # Results of in-place operators above this many elements are recorded when they are next used, not at each write.
-_LARGE_WRITE = 1 << 23
+_LARGE_WRITE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -50,9 +59,9 @@ class Record:
     """One tensor of a PyTorch run.
 
     scope: the path of the module being called; operator: the ATen operator, ``"input"`` or ``"output"`` of the module
-    itself, or ``"result"`` of the whole run; number: counts those of the same scope and operator. line: mmdet's or
-    mmcv's innermost line of Python, as in :class:`helpers.graph.origins.Origin`; recorded for traced code only. shape:
-    of the tensor. print: its fingerprint.
+    itself, or ``"result"`` of the whole run; ``"mul[..., 1]"`` is a column of such a tensor, recorded in inference
+    only. number: counts those of the same scope and operator. line: mmdet's or mmcv's innermost line of Python, as in
+    :class:`helpers.graph.origins.Origin`; recorded for traced code only. shape: of the tensor. print: its fingerprint.
     """
 
     index: int
@@ -76,11 +85,12 @@ class Record:
 class Recording:
     """All records of one run, in the order in which they were made.
 
-    kept: the tensors themselves, for the keys asked for.
+    kept: the tensors themselves, for the keys asked for. found: what a detector returned.
     """
 
     records: list[Record] = field(default_factory=list)
     kept: dict[Key, Array] = field(default_factory=dict)
+    found: Detections | None = None
 
     def of_scope(self, scope: str, operator: str) -> list[Record]:
         """A module's own records: its ``"input"`` or ``"output"`` tensors, over all its calls."""
@@ -94,17 +104,27 @@ class Recording:
 class _Recorder(TorchDispatchMode):
     """Records the result of each ATen operator while active, and each module's inputs and outputs."""
 
-    def __init__(self, keep: Sequence[Key], *, with_lines: bool = False) -> None:
+    def __init__(self, keep: Sequence[Key], *, with_lines: bool = False, with_columns: bool = False) -> None:
         super().__init__()
         self.recording = Recording()
         self.keep = set(keep)
         self.with_lines = with_lines
+        self.with_columns = with_columns
         self.scopes: list[str] = [""]
         self.counts: Counter[tuple[str, str]] = Counter()
         # Storages written to through a view since they were last recorded as a whole.
         self.dirty: set[int] = set()
 
     def add(self, operator: str, tensor: torch.Tensor) -> None:
+        self._add(operator, tensor)
+        # mmdet's export code handles boxes one coordinate at a time where inference has points or boxes.
+        if self.with_columns and tensor.dim() > 1 and 2 <= tensor.shape[-1] <= 5 and tensor.is_floating_point():
+            with _disable_current_modes():
+                columns = tensor.detach().unbind(dim=-1)
+            for column, part in enumerate(columns):
+                self._add(f"{operator}[..., {column}]", part)
+
+    def _add(self, operator: str, tensor: torch.Tensor) -> None:
         scope = self.scopes[-1]
         number = self.counts[scope, operator]
         self.counts[scope, operator] += 1
@@ -124,6 +144,13 @@ class _Recorder(TorchDispatchMode):
             self.recording.kept[record.key] = tensor.detach().cpu().numpy().copy()
         self.recording.records.append(record)
 
+    def finish(self, found: Detections) -> Recording:
+        self.recording.found = found
+        for array in result_arrays(found):
+            self._add("result", torch.from_numpy(array))
+        give_back_memory()
+        return self.recording
+
     def add_all(self, operator: str, value: Any) -> None:
         if isinstance(value, torch.Tensor):
             self.add(operator, value)
@@ -135,7 +162,7 @@ class _Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        # A view with as many elements holds what is recorded already; a slice or an expansion does not.
+        # A view with as many elements holds what is recorded already; a slice, an expansion, a transposition does not.
         source = args[0] if args and isinstance(args[0], torch.Tensor) else None
         is_view = func._schema.returns and func._schema.returns[0].alias_info is not None
         same = is_view and isinstance(result, torch.Tensor) and source is not None and result.numel() == source.numel()
@@ -145,7 +172,7 @@ class _Recorder(TorchDispatchMode):
             # mmdet pastes masks one by one into a tensor of all: a hundred writes, of which the last counts.
             if isinstance(result, torch.Tensor) and result.numel() > _LARGE_WRITE:
                 return result
-        elif same and result.untyped_storage().data_ptr() not in self.dirty:
+        elif same and func._schema.name not in _REORDERING and result.untyped_storage().data_ptr() not in self.dirty:
             return result
         elif is_view and isinstance(result, torch.Tensor):
             self.dirty.discard(result.untyped_storage().data_ptr())
@@ -187,28 +214,35 @@ def _calling_line() -> str:
 def record_inference(detector: BaseDetector, prepared: NetworkInput, *, keep: Sequence[Key] = ()) -> Recording:
     """Run PyTorch's inference on one prepared picture, without rescaling, and record every tensor.
 
-    The results are ``dets`` (n, 5), ``labels`` (n,) and ``masks`` (n, H, W), as an exported graph orders them, but of
-    the detections only.
+    The results are those of :func:`result_arrays`, class by class.
     """
-    recorder = _Recorder(keep)
+    recorder = _Recorder(keep, with_columns=True)
     tensor = torch.from_numpy(prepared.tensor)
     with torch.no_grad(), recorder.hooked(detector), recorder:
         result = detector(return_loss=False, rescale=False, img=[tensor], img_metas=[[prepared.meta()]])[0]
-    boxes, masks = result
-    labels = np.repeat(np.arange(len(boxes)), [len(rows) for rows in boxes])
-    of_all = [mask for of_class in masks for mask in of_class]
-    stacked = np.stack(of_all) if of_all else np.zeros((0, *prepared.resized_shape), bool)
-    for array in (np.concatenate(boxes).astype(np.float32), labels, stacked.astype(np.float32)):
-        recorder.add("result", torch.from_numpy(array))
-    give_back_memory()
+    return recorder.finish(Detections.from_mmdet(result, prepared.resized_shape))
+
+
+def result_arrays(found: Detections) -> tuple[Array, Array, Array]:
+    """Detections as a graph returns them: ``dets`` (N, 5), boxes and score, ``labels`` (N,) and ``masks`` (N, H, W)."""
+    return np.column_stack([found.boxes, found.scores]), found.labels, found.masks
+
+
+def record_module(module: torch.nn.Module, tensor: torch.Tensor) -> Recording:
+    """Run any module on one tensor and record every tensor; the results are what it returns."""
+    recorder = _Recorder(())
+    with torch.no_grad(), recorder.hooked(module), recorder:
+        output = module(tensor)
+    recorder.add_all("result", output)
     return recorder.recording
 
 
 def record_traced_code(detector: BaseDetector, prepared: NetworkInput, *, keep: Sequence[Key] = ()) -> Recording:
     """Run, eagerly, the Python code that the exporter traces, and record every tensor.
 
-    Whatever patches are applied count; with the one that clips to the picture, the code gets the picture's size.
-    mmdet's stand-in for NMS, which returns random indices while it is traced, is replaced for the time by ONNX's
+    Whatever patches are applied count; with the one that clips to the picture, the code gets the picture's size. The
+    results are those of :func:`record_inference`, by falling score. mmdet's stand-in for NMS, which returns random
+    indices while it is traced, is replaced for the time by ONNX's
     NonMaxSuppression computed with mmcv.
     """
     from mmdet.core.export import onnx_helper
@@ -230,9 +264,8 @@ def record_traced_code(detector: BaseDetector, prepared: NetworkInput, *, keep: 
     ):
         sizes = [torch.tensor([prepared.resized_shape], dtype=torch.float32)] if takes_image_size() else []
         outputs = detector.forward(torch.from_numpy(prepared.tensor), *sizes)
-    recorder.add_all("result", outputs)
-    give_back_memory()
-    return recorder.recording
+    raw = {name: output.numpy() for name, output in zip(OUTPUT_NAMES, outputs, strict=True)}
+    return recorder.finish(detections(raw, [prepared])[0])
 
 
 def _onnx_nms(
@@ -254,26 +287,40 @@ def _onnx_nms(
     return torch.cat(rows) if rows else torch.zeros((0, 3), dtype=torch.long)
 
 
-def record_graph(
-    model: onnx.ModelProto | GraphIndex,
-    feeds: Mapping[str, Array],
-    *,
-    on_tensor: Callable[[str, Array], None] | None = None,
-) -> dict[str, Fingerprint]:
-    """The fingerprint of every tensor that depends on the input, from one run as :func:`visit_tensors` does it.
+@dataclass(frozen=True)
+class GraphRun:
+    """What one run of a graph saw: the fingerprint of every tensor that depends on the input, and the graph's outputs.
 
-    ``on_tensor`` gets each name with its array.
+    stopped_at: the first result of the node at which the runtime stopped, with its error as ``reason``; both empty if
+    it did not. Of later nodes there is nothing.
+    """
+
+    prints: dict[str, Fingerprint]
+    outputs: dict[str, Array]
+    stopped_at: str = ""
+    reason: str = ""
+
+
+def record_graph(model: onnx.ModelProto | GraphIndex, feeds: Mapping[str, Array]) -> GraphRun:
+    """Run the graph once as :func:`helpers.graph.cut.visit_tensors` does. A node that stops the run ends the record.
 
     Raises:
         helpers.graph.runner.GraphInputError: an input is missing, or has another type or shape.
-        helpers.graph.runner.RunnerError: ONNX Runtime refuses a part.
     """
-    found: dict[str, Fingerprint] = {}
+    index = GraphIndex.of(model)
+    prints: dict[str, Fingerprint] = {}
+    outputs: dict[str, Array] = {}
 
     def take(name: str, array: Array) -> None:
-        found[name] = fingerprint(array)
-        if on_tensor:
-            on_tensor(name, array)
+        prints[name] = fingerprint(array)
+        if name in index.outputs:
+            outputs[name] = array
 
-    visit_tensors(model, feeds, take)
-    return found
+    try:
+        visit_tensors(index, feeds, take)
+    except GraphInputError:
+        raise
+    except RunnerError as error:
+        made = (name for node in index.nodes for name in node.output if name and name not in index.fixed)
+        return GraphRun(prints, outputs, next(name for name in made if name not in prints), str(error))
+    return GraphRun(prints, outputs)

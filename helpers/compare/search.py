@@ -9,23 +9,32 @@ Three runs of one input are compared, tensor by tensor:
 Traced code against graph tells whether exporter and runtime did their work; inference against graph also tells whether
 the traced code is the right code. In both comparisons the search does the same:
 
-1. A tensor of the graph *agrees* if the reference run has, anywhere, a tensor with the same numbers, in whatever shape
-   and order (:mod:`helpers.compare.fingerprints`).
+1. A tensor of the graph *agrees* if the reference run has, anywhere, a tensor with the same numbers in the same order,
+   in whatever shape (:mod:`helpers.compare.fingerprints`). After a TopK, which two runtimes do not sort alike where
+   scores are almost equal, rows may have changed places with their neighbours; after the last one only the rows of
+   detections count, not those that fill the output up. A tensor of one pyramid level, sorted or not, agrees with
+   its part of a tensor of all levels: inference decodes them at once.
 2. A tensor is *expected* to agree if it is an output of the graph, or crosses the border of a module, or (traced code
    only) of a line of Python, at which the reference recorded a tensor of that size; rows of zeros that fill up a list
-   do not count. The first of these, in graph order, that does not agree is the *symptom*. Other tensors need no
-   counterpart: export code may compute the same in another way.
+   do not count. The first of these, in graph order, that does not agree is the *symptom*; so is the node at which the
+   runtime stops. Other tensors need no counterpart: export code may compute the same in another way.
 3. From the symptom the search goes backwards, and stops wherever a tensor agrees. What it passes is the *region*. The
    *culprit* is the first node of the region all of whose inputs agree: right numbers go in, and what comes out leads to
-   wrong ones. A node that only moves its inputs about passes on their agreement.
+   wrong ones. A node that only moves its inputs about passes on their agreement, unless the line of Python that it
+   comes from makes a tensor of that size in the same way, which its own then has to be.
+
+The comparison with inference decides whether anything is wrong, and in which region. Within that region the comparison
+with the traced code, which has a counterpart for nearly every tensor, then names the node, unless all agrees there:
+in that case it is the traced code that is not what inference does.
 """
 
 from __future__ import annotations
 
+import functools
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,30 +44,61 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from matplotlib.collections import LineCollection
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 import patches
-from helpers.compare.fingerprints import TOLERANCE, Fingerprint, distance, fingerprint, without_padding
-from helpers.compare.recording import Record, Recording, record_graph, record_inference, record_traced_code
+from helpers.compare.fingerprints import TOLERANCE, distance, fingerprint, is_run, same_rows
+from helpers.compare.recording import (
+    GraphRun,
+    Record,
+    Recording,
+    record_graph,
+    record_inference,
+    record_traced_code,
+    result_arrays,
+)
+from helpers.detector.detections import Detections
 from helpers.detector.preprocess import NetworkInput
 from helpers.errors import CourseError
-from helpers.graph.cut import constants, run_graph
-from helpers.graph.detect import feeds
-from helpers.graph.file import exported_with
+from helpers.graph.cut import run_graph
+from helpers.graph.detect import detections, feeds
+from helpers.graph.file import OUTPUT_NAMES, exported_with
+from helpers.graph.index import GraphIndex
 from helpers.graph.origins import Origin, origin
+from helpers.graph.runner import RunnerError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from mmdet.models.detectors import BaseDetector
 
-__all__ = ["Finding", "ForeignGraphError", "NoDisagreementError", "SearchReport", "difference_figure", "search"]
+__all__ = [
+    "Finding",
+    "ForeignGraphError",
+    "NoDisagreementError",
+    "SearchReport",
+    "difference_figure",
+    "first_disagreement",
+    "search",
+]
 
 Array = npt.NDArray[Any]
-# Operators whose output holds numbers of their first input (all inputs, for Concat) and no others.
-_MOVES_DATA = {
-    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split"),
-    *("Gather", "GatherND", "Concat", "Cast", "Expand", "Tile"),
+# Operators whose output holds numbers of their first input (all inputs, for Concat) and no others, with the ATen
+# operators that they are exported from where they may change the order of numbers, or leave some out.
+_SLICES = ("slice", "select", "split", "split_with_sizes", "unbind", "chunk")
+_GATHERS = ("index", "select", "slice", "gather", "index_select")
+_MOVES_DATA: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"), ()),
+    **{"Transpose": ("permute", "transpose", "t"), "Concat": ("cat", "stack")},
+    **dict.fromkeys(("Slice", "Split"), _SLICES),
+    **dict.fromkeys(("Gather", "GatherND"), _GATHERS),
+    **dict.fromkeys(("Expand", "Tile"), ("expand", "repeat")),
 }
+# Operators after which the order of rows depends on the last digits of their scores.
+_SORTS = {"TopK", "NonMaxSuppression"}
+# Fewer rows than this could be the channels of some other tensor as well.
+_FEW_ROWS = 32
 
 
 class NoDisagreementError(CourseError):
@@ -76,7 +116,7 @@ class Finding:
     reference: ``"inference"`` or ``"traced code"``. node, operator, where: the culprit. symptom: name of the first
     tensor that should agree and does not; expected: its counterpart in the reference, if there is one of that size.
     region: the nodes between the agreeing tensors and the symptom. others: further nodes of the region with agreeing
-    inputs, in graph order.
+    inputs, in graph order. stopped: the runtime's error if the symptom is that it stopped, else empty.
     """
 
     reference: str
@@ -89,7 +129,7 @@ class Finding:
     expected: Record | None
     region: tuple[str, ...]
     others: tuple[str, ...]
-    position: int
+    stopped: str
 
     def __str__(self) -> str:
         return f"{self.node} ({self.operator}), made by {self.where}"
@@ -99,17 +139,15 @@ class Finding:
 class SearchReport:
     """What a search compared and found.
 
-    compared: tensors of the graph that depend on its input. agreeing: how many of them have a counterpart in the traced
-    code and in inference. found: the finding, None if all agree; findings: of each comparison by itself. seconds: wall
-    time. peak_mb: highest memory of this process so far.
+    compared: tensors of the graph that depend on its input. found: the finding, None if all that should agree with
+    inference does. seconds: wall time. peak_mb: highest memory of this process so far. recordings: of both PyTorch
+    runs, for further searches.
     """
 
     compared: int
-    agreeing: dict[str, int]
     found: Finding | None
     seconds: float
     peak_mb: float
-    findings: dict[str, Finding | None]
     recordings: dict[str, Recording] = field(repr=False)
 
     def culprit(self) -> Finding:
@@ -121,12 +159,13 @@ class SearchReport:
         return self.found
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{count} have a counterpart in {name}" for name, count in self.agreeing.items())
-        head = f"{self.compared} tensors compared in {self.seconds:.0f} s ({self.peak_mb:.0f} MB): {counts}."
+        records = " and ".join(f"{len(run.records)} of {name}" for name, run in self.recordings.items())
+        head = f"{self.compared} tensors compared with {records} in {self.seconds:.0f} s ({self.peak_mb:.0f} MB)."
         if self.found is None:
             return f"{head}\nEverything that should agree does."
         found = self.found
         expected = f" (expected {found.expected})" if found.expected else ""
+        expected += f": {found.stopped}" if found.stopped else ""
         return (
             f"{head}\nFirst disagreement, with {found.reference}: {found.node} ({found.operator})\n"
             f"  made by    {found.where}\n"
@@ -141,16 +180,15 @@ def search(
     model: onnx.ModelProto,
     prepared: NetworkInput,
     *,
-    drop_padding: bool = False,
+    drop_padding: bool = True,
     recordings: dict[str, Recording] | None = None,
 ) -> SearchReport:
     """Find the first node at which ``model`` stops computing what ``detector`` computes on one prepared picture.
 
-    ``drop_padding`` compares the graph's outputs without the rows of score 0 that fill them up (with inference; the
-    traced code has such rows too, and may fill them with other classes of score 0: take a picture that fills all rows,
-    or expect a finding in the last TopK). ``recordings`` are
-    those of an earlier report on the same detector, input and patches: searching another version of the graph then
-    takes only the run of the graph.
+    ``drop_padding`` compares the graph's outputs without the rows of score 0 that fill them up; with them, a picture of
+    fewer objects than rows has a finding, for PyTorch returns no such rows. ``recordings`` are those of an earlier
+    report on the same detector, input and patches: searching another version of the graph then takes only the run of
+    the graph.
 
     Raises:
         ForeignGraphError: the graph belongs to another model.
@@ -165,44 +203,52 @@ def search(
     if "inference" not in recordings:
         recordings["inference"] = record_inference(detector, prepared)
 
-    outputs: dict[str, Array] = {}
-    final = [value.name for value in model.graph.output]
-
-    def keep_output(name: str, array: Array) -> None:
-        if name in final:
-            outputs[name] = array.astype(bool) if name == "masks" else array
-
-    prints = record_graph(model, feeds([prepared]), on_tensor=keep_output)
-    graph = _Graph(model, prints)
-    real = outputs["dets"][0][:, 4] > 0 if drop_padding else slice(None)
-    results = [fingerprint(outputs[name][0][real]) for name in final]
-    findings: dict[str, Finding | None] = {}
-    agreeing = {}
-    for name, recording in recordings.items():
-        counterparts = graph.counterparts(recording)
-        agreeing[name] = len(counterparts)
-        # The traced code returns padding too.
-        own = [prints[output] for output in final] if name == "traced code" else results
-        findings[name] = graph.finding(name, recording, counterparts, dict(zip(final, own, strict=True)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    index = GraphIndex(model)
+    run = record_graph(index, feeds([prepared]))
+    found = None if run.stopped_at else detections(run.outputs, [prepared], drop_padding=drop_padding)[0]
+    graph = _Graph(index, run, real_rows=0 if found is None else int(np.count_nonzero(found.scores > 0)))
+    inference = recordings["inference"]
+    finding = graph.finding("inference", inference, wrong=_differing(found, inference))
+    if finding:
+        finding = graph.finding("traced code", recordings["traced code"], within=finding.region) or finding
     return SearchReport(
-        compared=len(prints),
-        agreeing=agreeing,
-        found=_first(findings["traced code"], findings["inference"]),
+        compared=len(run.prints),
+        found=finding,
         seconds=time.perf_counter() - start,
-        peak_mb=peak,
-        findings=findings,
+        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         recordings=recordings,
     )
 
 
-def _first(traced: Finding | None, inference: Finding | None) -> Finding | None:
-    """The finding to report. Against inference the region may be wide, for mmdet's export code computes some things in
-    another way; if it holds what the traced code's finding names, that one is exact."""
-    if traced is None or inference is None:
-        return traced or inference
-    explains = traced.node in inference.region or traced.position <= inference.position
-    return traced if explains else inference
+def first_disagreement(model: onnx.ModelProto, arrays: dict[str, Array], recording: Recording) -> Finding | None:
+    """The search on any graph and any recorded PyTorch run, as of :func:`helpers.compare.recording.record_module`: the
+    recording's results are the graph's outputs, and a node's ``doc_string`` names the module that it comes from.
+    ``arrays`` are the graph's inputs.
+
+    Raises:
+        helpers.graph.runner.GraphInputError: an input is missing, or has another type or shape.
+    """
+    index = GraphIndex(model)
+    graph = _Graph(index, record_graph(index, arrays))
+    agrees = graph.agreement(recording)
+    wrong = {n: r for n, r in zip(index.outputs, recording.results(), strict=True) if not agrees(n)}
+    return graph.finding("PyTorch", recording, wrong=wrong)
+
+
+def _differing(found: Detections | None, recording: Recording) -> dict[str, Record]:
+    """The outputs of the graph that are not the recorded results, with these; none where the runtime stopped. mmdet
+    groups detections by class, and almost equal scores are sorted either way: the recording's order is taken.
+    """
+    expected = recording.found
+    if found is None or expected is None:
+        return {}
+    if len(found) == len(expected) > 0:
+        # One class apart counts more than any distance in the picture.
+        places = (np.column_stack([side.boxes, side.labels * 1e4]) for side in (expected, found))
+        apart = np.nan_to_num(cdist(*places, "cityblock"), nan=1e9, posinf=1e9)
+        found = found[linear_sum_assignment(apart)[1]]
+    sides = zip(OUTPUT_NAMES, result_arrays(found), recording.results(), strict=True)
+    return {name: record for name, array, record in sides if distance(fingerprint(array), record.print) > TOLERANCE}
 
 
 def _check_same_model(detector: BaseDetector, model: onnx.ModelProto) -> None:
@@ -224,71 +270,120 @@ def _check_same_model(detector: BaseDetector, model: onnx.ModelProto) -> None:
 
 
 class _Graph:
-    """A graph with the fingerprints of its tensors, ready to be walked."""
+    """A graph with the fingerprints of its tensors, ready to be walked. real_rows: how many of the rows that its last
+    TopK chose are detections.
+    """
 
-    def __init__(self, model: onnx.ModelProto, prints: dict[str, Fingerprint]) -> None:
-        self.prints = prints
-        self.fixed = constants(model)
-        self.nodes = [node for node in model.graph.node if not set(node.output) <= self.fixed]
-        self.position = {name: i for i, node in enumerate(self.nodes) for name in node.output}
-        self.outputs = [value.name for value in model.graph.output]
-        self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    def __init__(self, index: GraphIndex, run: GraphRun, real_rows: int = 0) -> None:
+        self.index = index
+        self.run = run
+        self.prints = run.prints
+        self.real_rows = real_rows
+        self.nodes = [node for node in index.nodes if not {name for name in node.output if name} <= index.fixed]
+        self.position = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+        sorting = [node for node in self.nodes if node.op_type in _SORTS]
+        self.sorted = self._after(sorting)
+        self.filled_up = self._after([node for node in sorting if node.op_type == "TopK"][-1:])
+
+    def _after(self, nodes: Iterable[onnx.NodeProto]) -> set[str]:
+        """The results of these nodes and of all that depend on them."""
+        found = {name for node in nodes for name in node.output}
         for node in self.nodes:
-            for name in node.input:
-                self.readers[name].append(node)
-
-    def counterparts(self, recording: Recording) -> dict[str, Record]:
-        """The tensors of the graph that agree, each with the closest tensor of the reference."""
-        of_size: dict[int, list[Record]] = defaultdict(list)
-        for record in recording.records:
-            of_size[record.print.size].append(record)
-        found = {}
-        for name, print_ in self.prints.items():
-            closest = min(((distance(print_, r.print), r.index) for r in of_size[print_.size]), default=(np.inf, -1))
-            if closest[0] <= TOLERANCE:
-                found[name] = recording.records[closest[1]]
-        for name in self.prints.keys() - found.keys():
-            closest_shorter = self._closest(name, self._shorter(name, recording.records))
-            if closest_shorter and self._distance(name, closest_shorter) <= TOLERANCE:
-                found[name] = closest_shorter
+            if found.intersection(self.index.reads(node)):
+                found.update(node.output)
         return found
 
-    def _shorter(self, name: str, records: Iterable[Record]) -> list[Record]:
-        """The inputs of modules that the tensor may hold, filled up with rows of zeros to a fixed length."""
-        print_ = self.prints[name]
-        if print_.ordered is None:
-            return []
-        zeros = int(np.count_nonzero(print_.ordered == 0))
-        entering = (r for r in records if r.operator == "input" and r.print.size > 1)
-        return [r for r in entering if 0 < print_.size - r.print.size <= zeros]
+    def agreement(self, recording: Recording) -> Callable[[str], bool]:
+        """Tells whether a tensor of the graph agrees with one of the recording; each is looked for once, when asked."""
+        of_size: dict[int, list[Record]] = defaultdict(list)
+        of_width: dict[int, list[Record]] = defaultdict(list)
+        for record in recording.records:
+            of_size[record.print.size].append(record)
+            of_width[record.print.width].append(record)
+        same_count = recording.found is not None and len(recording.found) == self.real_rows
 
-    def _closest(self, name: str, records: list[Record]) -> Record | None:
-        return min(records, key=lambda record: self._distance(name, record), default=None)
+        @functools.cache
+        def agrees(name: str) -> bool:
+            if name not in self.prints:
+                return False
+            print_ = self.prints[name]
+            # What moves numbers makes others of PyTorch's tensors where it is wrong: its own line has to have made it.
+            same_size = self._from_its_line(name, recording) or of_size[print_.size]
+            real = self.real_rows if same_count and name in self.filled_up else None
+            return (
+                any(distance(print_, record.print) <= TOLERANCE for record in same_size)
+                or any(self._same_rows(name, record, real) for record in same_size)
+                or self._is_part_or_filled_up(name, of_width[print_.width])
+            )
 
-    def _distance(self, name: str, record: Record) -> float:
+        return agrees
+
+    def _same_rows(self, name: str, record: Record, real: int | None) -> bool:
         print_ = self.prints[name]
-        return distance(without_padding(print_, record.print.size) or print_, record.print)
+        pairs = [(a, b) for a, b in zip(print_.rows, record.print.rows, strict=False) if len(a) == len(b)]
+        if real is not None and pairs and same_rows(*(rows[:real] for rows in pairs[0])):
+            return True
+        if name not in self.sorted or print_.bad != record.print.bad:
+            return False
+        return any(len(a) >= _FEW_ROWS and same_rows(a, b) for a, b in pairs)
+
+    def _is_part_or_filled_up(self, name: str, records: list[Record]) -> bool:
+        """Whether the tensor is a part of one of these, or one of them but for rows of zeros; all have its width."""
+        print_ = self.prints[name]
+        if not print_.rows:
+            return False
+        rows = print_.rows[0]
+        shorter = (record.print.rows[0] for record in records if self._fills_up(name, record))
+        if any(same_rows(rows[rows != 0], other[other != 0]) for other in shorter):
+            return True
+        # Few rows, or all alike, are part of many a tensor.
+        if print_.integral or len(rows) < _FEW_ROWS or not np.ptp(rows):
+            return False
+        return any(is_run(rows, r.print.rows[0]) for r in records if len(r.print.rows[0]) > len(rows))
+
+    def _fills_up(self, name: str, record: Record) -> bool:
+        """Whether the tensor may be the input of a module, filled up with rows of zeros to a fixed length."""
+        print_ = self.prints[name]
+        if record.operator != "input" or not print_.width or print_.width != record.print.width:
+            return False
+        surplus = len(print_.rows[0]) - len(record.print.rows[0])
+        return 0 < surplus <= np.count_nonzero(print_.rows[0] == 0)
 
     def finding(
         self,
         reference: str,
         recording: Recording,
-        agrees: dict[str, Record],
-        results: dict[str, Fingerprint],
+        *,
+        wrong: dict[str, Record] | None = None,
+        within: Collection[str] | None = None,
     ) -> Finding | None:
-        symptom = self._symptom(recording, agrees, results)
+        """wrong: outputs of the graph that are not what they should be. within: the nodes that the finding is among, or
+        among those before them that only move numbers; None, too, if what these read does not agree.
+        """
+        agrees = self.agreement(recording)
+        allowed = {i for i, node in enumerate(self.nodes) if within is None or node.name in within}
+        read = [name for i in allowed for name in self.index.reads(self.nodes[i])]
+        while read:
+            name = read.pop()
+            at = self.position.get(name)
+            if at is not None and at not in allowed and not agrees(name):
+                if self.nodes[at].op_type not in _MOVES_DATA:
+                    return None
+                allowed.add(at)
+                read += self.index.reads(self.nodes[at])
+        symptom = self._symptom(recording, agrees, wrong or {}, allowed)
         if symptom is None:
             return None
         name, expected = symptom
-        region = self._region(name, agrees, results)
+        region = self._region(name, agrees) & allowed
         settled: set[str] = set()
         culprits = []
         for i in sorted(region):
             node = self.nodes[i]
-            moving = [n for n in node.input if n not in self.fixed]
-            if all(n not in self.position or n in agrees or n in settled for n in moving):
+            if all(self.position.get(n) not in region or n in settled or agrees(n) for n in self.index.reads(node)):
                 data = node.input if node.op_type == "Concat" else node.input[:1]
-                if node.op_type in _MOVES_DATA and not set(data) & self.fixed and name not in node.output:
+                passes_on = node.op_type in _MOVES_DATA and not set(data) & self.index.fixed and name not in node.output
+                if passes_on and not self._from_its_line(node.output[0], recording):
                     settled.update(node.output)
                 else:
                     culprits.append(i)
@@ -299,37 +394,41 @@ class _Graph:
             node=node.name,
             operator=node.op_type,
             where=origin(node),
-            inputs=tuple(n for n in node.input if n not in self.fixed),
+            inputs=tuple(n for n in node.input if n and n not in self.index.fixed),
             outputs=tuple(node.output),
             symptom=name,
             expected=expected,
             region=tuple(self.nodes[i].name for i in sorted(region)),
             others=tuple(self.nodes[i].name for i in others),
-            position=first,
+            stopped=self.run.reason if name == self.run.stopped_at else "",
         )
 
+    def _from_its_line(self, name: str, recording: Recording) -> list[Record]:
+        """For a tensor that moves numbers: those of its size that its line of Python makes by the same operator."""
+        node = self.index.producer[name]
+        lines = origin(node).lines
+        if not lines or name not in self.prints or node.op_type not in _MOVES_DATA:
+            return []
+        made = (r for r in recording.records if r.line == lines[0] and r.operator in _MOVES_DATA[node.op_type])
+        return [record for record in made if record.print.size == self.prints[name].size]
+
     def _symptom(
-        self, recording: Recording, agrees: dict[str, Record], results: dict[str, Fingerprint]
+        self, recording: Recording, agrees: Callable[[str], bool], wrong: dict[str, Record], allowed: set[int]
     ) -> tuple[str, Record | None] | None:
         """The first tensor that should agree and does not, with what it should have been."""
         borders: dict[str, list[Record]] = defaultdict(list)
         for name, records in self._borders(recording):
             borders[name] += records
-        for name in sorted(borders.keys() - agrees.keys(), key=self.position.__getitem__):
-            same_size = [r for r in borders[name] if r.print.size == self.prints[name].size]
-            expected = self._closest(name, same_size) or self._closest(name, self._shorter(name, borders[name]))
-            if expected:
-                return self._earlier_output((name, expected), recording, results)
-        return self._earlier_output(None, recording, results)
-
-    def _earlier_output(
-        self, so_far: tuple[str, Record] | None, recording: Recording, results: dict[str, Fingerprint]
-    ) -> tuple[str, Record | None] | None:
-        candidates: list[tuple[str, Record | None]] = [so_far] if so_far else []
-        for (name, print_), record in zip(results.items(), recording.results(), strict=True):
-            if distance(print_, record.print) > TOLERANCE:
-                candidates.append((name, record))
-        return min(candidates, key=lambda c: self.position[c[0]], default=None)
+        names = (borders.keys() & self.prints.keys()) | wrong.keys() | ({self.run.stopped_at} - {""})
+        for name in sorted((n for n in names if self.position[n] in allowed), key=self.position.__getitem__):
+            if name == self.run.stopped_at or name in wrong:
+                return name, wrong.get(name)
+            print_ = self.prints[name]
+            same_size = [record for record in borders[name] if record.print.size == print_.size]
+            shorter = [record for record in borders[name] if self._fills_up(name, record)]
+            if (same_size or shorter) and not agrees(name):
+                return name, min(same_size or shorter, key=lambda record: distance(print_, record.print))
+        return None
 
     def _borders(self, recording: Recording) -> Iterable[tuple[str, list[Record]]]:
         """Tensors that enter or leave a module, with what the reference saw enter or leave it."""
@@ -346,8 +445,8 @@ class _Graph:
             if not scope:
                 continue
             made = {name for i in members for name in self.nodes[i].output}
-            read = {name for i in members for name in self.nodes[i].input}
-            for name in read - made - self.fixed:
+            read = {name for i in members for name in self.index.reads(self.nodes[i])}
+            for name in read - made:
                 if name in self.position and (records := by_scope[scope, "input"]):
                     yield name, records
             for name in self._leaving(members):
@@ -364,27 +463,30 @@ class _Graph:
             if by_line[line]:
                 for name in self._leaving(members):
                     # Which of several equal rows an index points to is free; what is gathered with it counts.
-                    if not self.prints[name].integral:
+                    if name in self.prints and not self.prints[name].integral:
                         yield name, by_line[line]
 
     def _leaving(self, members: set[int]) -> Iterable[str]:
         """The tensors that some of these nodes make and other nodes read."""
         for i in members:
             for name in self.nodes[i].output:
-                readers = {self.position[node.output[0]] for node in self.readers[name]}
-                if readers - members or name in self.outputs:
+                readers = {self.position[node.output[0]] for node in self.index.readers(name)}
+                if readers - members or name in self.index.outputs:
                     yield name
 
-    def _region(self, symptom: str, agrees: dict[str, Record], results: dict[str, Fingerprint]) -> set[int]:
+    def _settles(self, name: str, agrees: Callable[[str], bool]) -> bool:
+        """Whether the search need not look behind a tensor: it agrees, and not because all its numbers are alike."""
+        return agrees(name) and not self.prints[name].alike
+
+    def _region(self, symptom: str, agrees: Callable[[str], bool]) -> set[int]:
         region: set[int] = set()
         stack = [symptom]
         while stack:
             name = stack.pop()
-            if name not in self.position or (name in agrees and name != symptom):
-                continue
-            if self.position[name] not in region:
-                region.add(self.position[name])
-                stack += self.nodes[self.position[name]].input
+            at = self.position.get(name)
+            if at is not None and at not in region and (name == symptom or not self._settles(name, agrees)):
+                region.add(at)
+                stack += self.index.reads(self.nodes[at])
         return region
 
 
@@ -404,7 +506,10 @@ def difference_figure(
         NoDisagreementError: there is no finding.
     """
     found = report.culprit()
-    graph_side = run_graph(model, feeds([prepared]), [found.symptom])[found.symptom]
+    try:
+        graph_side = run_graph(model, feeds([prepared]), [found.symptom])[found.symptom]
+    except RunnerError:  # The symptom is that the runtime stops.
+        graph_side = np.zeros(0)
     expected = _expected_array(found, detector, model, prepared)
     figure, axis = plt.subplots(figsize=(11, 6.6), layout="constrained")
     axis.set_title(f"{found.symptom}: the graph against {found.reference}")
@@ -447,12 +552,13 @@ def _expected_array(
 
 
 def _boxes(array: Array) -> Array:
-    """(N, 4) boxes of an (..., 4) array of boxes, (..., 5) of RoIs (index first) or of detections (score last)."""
+    """(N, 4) boxes of an (..., 4) array of boxes, (..., 5) of RoIs (index first) or of detections (score last; those of
+    score 0 are none)."""
     rows = array.reshape(-1, array.shape[-1]).astype(np.float32)
     if rows.shape[1] == 4:
         return rows
     is_roi = bool((rows[:, 0] == np.round(rows[:, 0])).all()) and float(rows[:, 4].max(initial=0)) > 1
-    return rows[:, 1:] if is_roi else rows[:, :4]
+    return rows[:, 1:] if is_roi else rows[rows[:, 4] > 0, :4]
 
 
 def _draw_boxes(axis: Axes, picture: npt.NDArray[np.uint8], expected: Array, got: Array) -> None:

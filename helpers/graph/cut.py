@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from helpers.graph.index import GraphIndex
 from helpers.graph.onnx_runtime import open_session, run_session
-from helpers.graph.runner import GraphInputError, checked_feeds
+from helpers.graph.runner import GraphInputError, RunnerError, checked_feeds
 
 __all__ = [
     "GraphInputError",
@@ -132,11 +132,11 @@ def visit_tensors(
     The graph is cut into parts that each output everything they compute; a part takes what it needs from the ones
     before it, and a tensor is dropped after its last use. So each node runs once, and memory stays below the sum of
     what is alive at one place and 0.4 GB. ONNX Runtime's optimisations are off: they would fuse away tensors. Node
-    order must be topological, as ONNX demands.
+    order must be topological, as ONNX demands. Where a node stops the run, everything before it has been visited.
 
     Raises:
         GraphInputError: an input is missing, or has another type or shape.
-        helpers.graph.runner.RunnerError: ONNX Runtime refuses a part.
+        helpers.graph.runner.RunnerError: ONNX Runtime refuses a node, or stops at it.
     """
     index = GraphIndex.of(model)
     alive = check_feeds(index, feeds)
@@ -144,15 +144,21 @@ def visit_tensors(
     last_use = {name: position for position, node in enumerate(nodes) for name in index.reads(node)}
     sizes = _tensor_bytes(index.model, alive)
     progress = tqdm(total=len(nodes), desc="ONNX Runtime", unit="node", leave=False)
-    start = 0
+    start, longest = 0, len(nodes)
     with progress:
         while start < len(nodes):
             stop, total = start, 0
-            while stop < len(nodes) and (stop == start or total < _PART_BYTES):
+            while stop < min(len(nodes), start + longest) and (stop == start or total < _PART_BYTES):
                 total += sum(sizes.get(name, 0) for name in nodes[stop].output)
                 stop += 1
             names = [name for node in nodes[start:stop] for name in node.output if name]
-            results = run_part(extract(index, names, alive), alive)
+            try:
+                results = run_part(extract(index, names, alive), alive)
+            except RunnerError:
+                if stop - start == 1:
+                    raise
+                longest = (stop - start) // 2  # Somewhere in this part: halve it until the node is alone.
+                continue
             for name, array in results.items():
                 visit(name, array)
             alive |= results

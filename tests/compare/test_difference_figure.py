@@ -10,6 +10,7 @@ import pytest
 
 from helpers.compare import search
 from helpers.detector.preprocess import NetworkInput
+from helpers.graph.runner import RunnerError
 
 
 @pytest.mark.parametrize("expected", [0, 3])
@@ -23,4 +24,17 @@ def test_a_picture_without_detections_has_a_figure(monkeypatch, expected, shape)
     prepared = NetworkInput.full(np.zeros((1, 3, 64, 64), np.float32))
     figure = search.difference_figure(report, None, None, prepared, np.zeros((64, 64, 3), np.uint8))
     figure.canvas.draw()
+    plt.close(figure)
+
+
+def test_a_runtime_that_stops_has_a_figure_of_what_was_expected(monkeypatch):
+    def stop(*_):
+        raise RunnerError("stopped on purpose", "nothing")
+
+    report = types.SimpleNamespace(culprit=lambda: types.SimpleNamespace(symptom="y", reference="inference"))
+    monkeypatch.setattr(search, "run_graph", stop)
+    monkeypatch.setattr(search, "_expected_array", lambda *_: np.arange(6.0).reshape(1, 1, 2, 3))
+    prepared = NetworkInput.full(np.zeros((1, 3, 64, 64), np.float32))
+    figure = search.difference_figure(report, None, None, prepared, np.zeros((64, 64, 3), np.uint8))
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [6, 0]
     plt.close(figure)

@@ -1,0 +1,153 @@
+"""The search's own steps, on graphs of five nodes that were written by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from helpers.compare.fingerprints import fingerprint
+from helpers.compare.recording import Record, Recording, record_module, result_arrays
+from helpers.compare.search import _differing as differing_outputs
+from helpers.compare.search import first_disagreement
+from helpers.detector.detections import Detections
+from helpers.graph.cut import GraphInputError, run_graph
+
+MODULE = torch.nn.Sequential(
+    torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(16, 5)
+).eval()
+OPERATORS = ["Conv", "Relu", "MaxPool", "Flatten", "Gemm"]
+INPUT = np.random.default_rng(0).standard_normal((1, 3, 4, 4)).astype(np.float32)
+
+
+def graph(**weights: np.ndarray) -> onnx.ModelProto:
+    state = {name: value.numpy() for name, value in MODULE.state_dict().items()} | weights
+    names = ["x", "conv", "relu", "pool", "flat", "y"]
+    extra = {"Conv": ["0.weight", "0.bias"], "Gemm": ["4.weight", "4.bias"]}
+    attributes = {"MaxPool": {"kernel_shape": [2, 2], "strides": [2, 2]}, "Gemm": {"transB": 1}}
+    nodes = [
+        helper.make_node(
+            operator,
+            [names[i], *extra.get(operator, [])],
+            [names[i + 1]],
+            name=f"node {i}",
+            doc_string=str(i),
+            **attributes.get(operator, {}),
+        )
+        for i, operator in enumerate(OPERATORS)
+    ]
+    values = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", (1, 3, 4, 4)), ("y", (1, 5)))
+    ]
+    tensors = [numpy_helper.from_array(value, name) for name, value in state.items()]
+    made = helper.make_graph(nodes, "toy", values[:1], values[1:], tensors)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+
+
+@pytest.fixture(scope="module")
+def recording():
+    return record_module(MODULE, torch.from_numpy(INPUT))
+
+
+def found(model, recording):
+    return first_disagreement(model, {"x": INPUT}, recording)
+
+
+def test_a_correct_graph_has_no_disagreement(recording):
+    assert found(graph(), recording) is None
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.sampled_from(["0.weight", "0.bias", "4.weight", "4.bias"]), st.sampled_from(["value", "order", "infinite"]))
+def test_a_wrong_weight_is_named_whatever_is_wrong_with_it(recording, name, kind):
+    wrong = MODULE.state_dict()[name].numpy().copy()
+    if kind == "order":
+        wrong[[0, 1]] = wrong[[1, 0]]
+    else:
+        wrong[0] = np.inf if kind == "infinite" else wrong[0] + 1
+    finding = found(graph(**{name: wrong}), recording)
+    assert finding.operator == {"0": "Conv", "4": "Gemm"}[name[0]]
+
+
+def test_the_search_goes_back_from_the_symptom_to_what_agrees(recording):
+    model = graph()
+    model.graph.node[2].attribute[0].CopyFrom(helper.make_attribute("kernel_shape", [1, 1]))
+    # Nothing is known of modules 2 and 3: the first symptom is what the last one reads.
+    model.graph.node[2].doc_string = model.graph.node[3].doc_string = ""
+    finding = found(model, recording)
+    assert (finding.operator, finding.symptom) == ("MaxPool", "flat")
+    assert finding.region == ("node 2", "node 3")
+    assert finding.expected.operator == "input"
+
+
+def test_a_node_at_which_the_runtime_stops_is_the_finding(recording):
+    model = graph(**{"4.weight": np.zeros((5, 3), np.float32)})
+    finding = found(model, recording)
+    assert (finding.operator, finding.symptom, finding.region) == ("Gemm", "y", ("node 4",))
+    assert "ONNX Runtime" in finding.stopped
+
+
+CORNERS = """<ir_version: 8, opset_import: ["": 16]>
+corners (float[6,4] boxes) => (float[6,4] corners) <float[1] two = {2}, int64[2] halves = {2, 2}> {
+  centre, size = Split <axis = 1> (boxes, halves)
+  half = Div (size, two)
+  low = Sub (centre, half)
+  high = Add (centre, half)
+  corners = Concat <axis = 1> (low, high)
+}"""
+
+
+class Corners(torch.nn.Module):
+    def forward(self, boxes):
+        centre, size = boxes.split(2, dim=1)
+        half = size * 0.5
+        return torch.cat([centre - half, centre + half], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "named"),
+    [
+        ("", "", None),
+        ("(centre, half)\n  high", "(half, centre)\n  high", "low"),
+        ("{2}", "{3}", "half"),
+        ("Add (centre", "Mul (centre", "high"),
+        ("centre, size =", "size, centre =", "half"),
+    ],
+)
+def test_arithmetic_without_modules_is_searched_too(right, wrong, named):
+    """In the last case every number is one of PyTorch's until the halves of the wrong part are taken."""
+    model = onnx.parser.parse_model(CORNERS.replace(right, wrong) if right else CORNERS)
+    for node in model.graph.node:
+        node.name = node.output[0]
+    boxes = np.random.default_rng(1).uniform(1, 9, (6, 4)).astype(np.float32)
+    finding = first_disagreement(model, {"boxes": boxes}, record_module(Corners(), torch.from_numpy(boxes)))
+    assert (finding.node if finding else None) == named
+
+
+def test_a_tensor_that_does_not_exist_and_a_wrong_input_are_refused(recording):
+    with pytest.raises(GraphInputError, match="no tensor 'absent'"):
+        run_graph(graph(), {"x": INPUT}, ["absent"])
+    with pytest.raises(GraphInputError, match="takes float32"):
+        first_disagreement(graph(), {"x": INPUT[..., :2]}, recording)
+
+
+def test_a_graph_that_finds_nothing_where_pytorch_finds_something_differs():
+    one = Detections(
+        np.ones((1, 4), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), np.ones((1, 2, 2), bool)
+    )
+    records = [
+        Record(i, "", "result", i, "", array.shape, fingerprint(array)) for i, array in enumerate(result_arrays(one))
+    ]
+    recording = Recording(records, found=one)
+    assert set(differing_outputs(one[:0], recording)) == {"dets", "labels", "masks"}
+    assert differing_outputs(one, recording) == {}
+    moved = dataclasses.replace(one, masks=np.array([[[True, True], [True, False]]]))
+    assert set(differing_outputs(moved, recording)) == {"masks"}
