@@ -6,7 +6,9 @@
 picture and drops the others without a word (helpers/tensorrt/limits.py says when), so a model whose nms_pre times its
 levels is more than that is exported with a smaller one. Measured with PyTorch's inference on a CPU, on ``--pictures``
 pictures at equal distances in the validation set, scaled into ``--input``. A dozen pictures show what gets lost, not
-the third digit of an AP: for that give all of them, and the input at which the model is used.
+the third digit of an AP: for that give all of them, and the input at which the model is used. Recorded in
+evidence/nms_pre_cpu.json (embedded model, 12 pictures, 400 x 608): box AP 0.451, 0.447 and 0.446 with 2000,
+1000 and 500.
 """
 
 from __future__ import annotations
