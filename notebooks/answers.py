@@ -344,3 +344,29 @@ def forged_bundle(answer: Any, *, folder: Any) -> Verdict:
     if json.loads((copy / "bundle.json").read_text())["thresholds"]["mask"] != 0.9:
         return "its masks are thresholded as before"
     return (copy / "client.py").read_bytes() == (original / "client.py").read_bytes() or "the client is another one"
+
+
+# --- 09 a model of one's own ------------------------------------------------------------------------------------------
+
+
+@exercise("09/1", "Which of the three does the network get first, with to_rgb=False?", "Blue first, each less its mean")
+def caffe_pixel(answer: Sequence[float]) -> Verdict:
+    wanted = np.array([10 - 103.53, 20 - 116.28, 30 - 123.675])
+    given = np.asarray(answer, float)
+    if given.shape == (3,) and np.allclose(given, [30 - 123.675, 20 - 116.28, 10 - 103.53]):
+        return "the numbers are right and their order is RGB"
+    return given.shape == (3,) and bool(np.allclose(given, wanted, atol=1e-3))
+
+
+@exercise(
+    "09/2",
+    "mmdet matches the longer side of the picture with the longer of the scale; the course fits into 800 x 1344.",
+    "mmdet's factor is min(1333 / 800, 800 / 600); the course's is at most 800 / 800",
+)
+def portrait_scales(answer: Sequence[Sequence[int]]) -> Verdict:
+    first, second = (tuple(int(side) for side in shape) for shape in answer)
+    if (second, first) == ((1067, 800), (800, 600)):
+        return "mmdet's comes first"
+    if (first[1], first[0]) == (1067, 800):
+        return "height comes first"
+    return (first, second) == ((1067, 800), (800, 600))

@@ -1,0 +1,75 @@
+"""The record of mmdet's models: kept between calls, told as it is, and its page made from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from helpers import evidence, paths
+from scripts import measure_models
+
+
+@pytest.fixture
+def child(monkeypatch):
+    """The configs that were measured, with the parts; each is answered at once."""
+    asked = []
+
+    def answer(config, parts, limit):
+        asked.append((config.name, *parts))
+        if "retinanet" in config.name:
+            return {"build": {"verdict": "refused", "sentence": "model.type = RetinaNet | no."}}
+        return {"build": {"verdict": "built"}, **{part: {"verdict": "agrees"} for part in parts}}
+
+    monkeypatch.setattr(measure_models, "in_child", answer)
+    monkeypatch.setattr(measure_models, "CONFIGS", {"a": "x/a.py", "b": "x/retinanet.py", "c": "x/c.py"})
+    return asked
+
+
+def test_what_is_recorded_is_not_measured_again(child, tmp_path):
+    file = tmp_path / "models.json"
+    call = ["--output", str(file)]
+    measure_models.main([*call, "--parts", "standard", "--only", "a"])
+    measure_models.main([*call, "--parts", "standard"])
+    measure_models.main([*call, "--parts", "standard,mmcv"])
+    assert child == [
+        ("a.py", "standard"),
+        ("retinanet.py", "standard"),
+        ("c.py", "standard"),
+        ("a.py", "mmcv"),
+        ("c.py", "mmcv"),
+    ]
+    rows = evidence.load(file)["rows"]
+    assert [row["kind"] for row in rows] == ["a", "b", "c"]
+    assert rows[0]["standard"] == rows[0]["mmcv"] == {"verdict": "agrees"}
+    measure_models.main([*call, "--minutes", "-1"])
+    assert len(child) == 5
+
+
+def test_the_page_counts_what_agrees(child, tmp_path):
+    file = tmp_path / "models.json"
+    measure_models.main(["--output", str(file), "--parts", "standard,mmcv"])
+    record = json.loads(file.read_text())
+    text = measure_models.page(record)
+    assert "**2 of 3 kinds agree in both flavours, 1 are refused with a sentence.**" in text
+    assert "| b | model.type = RetinaNet   no. |" in text
+    record["rows"][0]["mmcv"] = {"verdict": "disagrees", "sentence": "a box is off"}
+    text = measure_models.page(record)
+    assert "**1 of 3 kinds agree in both flavours, 1 are refused with a sentence, 1 otherwise.**" in text
+    assert "| a | `x/a.py` | agrees | disagrees |" in text
+    assert "| a | a box is off |" in text
+
+
+def test_a_process_that_dies_is_a_row(monkeypatch, tmp_path):
+    monkeypatch.setattr(measure_models, "measure", lambda *_: __import__("os")._exit(7))
+    row = measure_models.in_child(tmp_path / "a.py", ("standard",), 60)
+    assert row == {"build": {"verdict": "died", "sentence": "the process ended with 7"}}
+
+
+def test_the_page_is_made_from_the_record_and_no_row_disagrees():
+    record = evidence.load("models", ["rows"])
+    assert (paths.REPO_ROOT / "docs" / "MODELS.md").read_text() == measure_models.page(record)
+    for row in record["rows"]:
+        verdicts = {value["verdict"] for value in row.values() if isinstance(value, dict)}
+        assert verdicts <= {"built", "agrees", "refused", "finite"}, row["kind"]
+        assert row.get("batch", {}).get("batch", {"verdict": "agrees"})["verdict"] == "agrees", row["kind"]
