@@ -347,7 +347,7 @@ class _Graph:
         if record.operator != "input" or not print_.width or print_.width != record.print.width:
             return False
         surplus = len(print_.rows[0]) - len(record.print.rows[0])
-        return 0 < surplus <= np.count_nonzero(print_.rows[0] == 0)
+        return bool(0 < surplus <= np.count_nonzero(print_.rows[0] == 0))
 
     def finding(
         self,
