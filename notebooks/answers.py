@@ -7,6 +7,7 @@ the way; the notebook's solution cell is the way.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -305,3 +306,41 @@ def finite_levels(answer: Collection[str], *, plain: onnx.ModelProto, plan: Any,
         return "fewer will do: which of them overflow, and which only read what overflowed?"
     left = [s for s in hunt(plain, feeds([picture]), keep=[*plan.names, *answer]).suspects if in_levels(s.where)]
     return not left or f"{left[0].node} is still infinite"
+
+
+# --- 08 deploy and measure --------------------------------------------------------------------------------------------
+
+
+@exercise(
+    "08/1",
+    "Which parts see the picture, and which see a fixed number of RoIs?",
+    "backbone, neck and the RPN's convolutions grow fourfold, the two heads not at all: add up, divide by today's sum.",
+)
+def growth_of_operations(answer: float, *, counts: dict[str, int]) -> Verdict:
+    heads = sum(count for name, count in counts.items() if name in ("box head", "mask head"))
+    whole = sum(counts.values())
+    if abs(answer - 4) < 0.01:
+        return "the heads work on 1000 proposals and 100 detections, whatever the picture's size"
+    return abs(answer - (4 * (whole - heads) + heads) / whole) < 0.02
+
+
+@exercise(
+    "08/2",
+    "Who can change a file can change the list.",
+    "Copy the folder, write 0.9 to thresholds/mask of bundle.json, and its new SHA-256 into SHA256SUMS.",
+)
+def forged_bundle(answer: Any, *, folder: Any) -> Verdict:
+    from pathlib import Path
+
+    from helpers.deploy import client
+
+    copy, original = Path(answer), Path(folder)
+    if copy.resolve() == original.resolve():
+        return "that is the folder itself; make a copy"
+    try:
+        client.verify(copy)
+    except client.BundleError as error:
+        return f"the client says: {error}"
+    if json.loads((copy / "bundle.json").read_text())["thresholds"]["mask"] != 0.9:
+        return "its masks are thresholded as before"
+    return (copy / "client.py").read_bytes() == (original / "client.py").read_bytes() or "the client is another one"

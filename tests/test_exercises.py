@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 
 import nbformat
@@ -120,6 +121,27 @@ def test_level_and_pooling_functions_are_checked_on_random_boxes():
         check("05/3", lambda feature, box, bins: np.zeros((1, 1)))
     with pytest.raises(WrongAnswerError, match="largest difference"):
         check("05/3", lambda feature, box, bins: np.zeros((bins, bins)))
+
+
+def test_the_exercises_on_deployment(tmp_path):
+    counts = {"backbone": 50, "neck": 20, "RPN's convolutions": 10, "box head": 15, "mask head": 5}
+    check("08/1", 3.4, counts=counts)
+    with pytest.raises(WrongAnswerError, match="whatever the picture's size"):
+        check("08/1", 4, counts=counts)
+    folders = [tmp_path / name for name in ("made", "copy")]
+    for folder in folders:
+        folder.mkdir()
+        about = json.dumps({"thresholds": {"mask": 0.5 if folder.name == "made" else 0.9}})
+        (folder / "bundle.json").write_text(about)
+        (folder / "client.py").touch()
+        (folder / "SHA256SUMS").write_text(f"{hashlib.sha256(about.encode()).hexdigest()}  bundle.json\n")
+    made, copy = folders
+    check("08/2", copy, folder=made)
+    with pytest.raises(WrongAnswerError, match="make a copy"):
+        check("08/2", made, folder=made)
+    (copy / "bundle.json").write_text('{"thresholds": {"mask": 0.5}}')
+    with pytest.raises(WrongAnswerError, match="the client says: bundle.json has changed"):
+        check("08/2", copy, folder=made)
 
 
 def test_hints_come_in_two_steps(capsys):
