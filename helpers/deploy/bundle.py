@@ -213,10 +213,14 @@ folder has been built yet**. Half precision: `--fp16` up to TensorRT 10, types i
 ## Triton Inference Server
 
     tritonserver --model-repository=$PWD/triton/onnxruntime
-    tritonserver --model-repository=$PWD/triton/tensorrt    # when the engine is built{plugins}
-
+    tritonserver --model-repository=$PWD/triton/tensorrt    # when the engine is built
+{plugins}
 Clients send the two inputs as `client.py` makes them (`Detector.prepare`), and paste the masks themselves. Triton's
 container must hold the TensorRT that built the engine.
+"""
+_WITH_PLUGINS = """
+The engine has plugins of `libcourse_plugins.so`, which registers nothing by being loaded. How Triton is to be given such
+a library was not tried: the graph in `triton/onnxruntime` needs none, and neither does an engine of it from 8.6 on.
 """
 _NOT_FINITE = "; **this graph was not exported with the patches for half precision, and can give NaN there**"
 
@@ -230,7 +234,7 @@ def _readme(about: dict[str, Any], graph: onnx.ModelProto, file: str, largest_ba
         command = serving.trtexec(graph, version, file, _PLAN_FILE, largest_batch=largest_batch)
         known = "".join(f"- {remark}\n" for remark in serving.remarks(graph, version))
         engines.append(f"\nTensorRT {version}:\n\n    {command.replace(chr(10), chr(10) + '    ')}\n\n{known}")
-    plugins = "--staticPlugins" in engines[-1]
+    plugins = "--dynamicPlugins" in engines[-1]
     finite = set(exporter.HALF) <= set(exported_with(graph))
     return _README.format(
         name=NAME,
@@ -241,5 +245,5 @@ def _readme(about: dict[str, Any], graph: onnx.ModelProto, file: str, largest_ba
         half=""
         if finite
         else "; **this graph was not exported with the patches for half precision, and can give NaN there**",
-        plugins=" \\\n        --backend-config=tensorrt,plugins=$PWD/libcourse_plugins.so" if plugins else "",
+        plugins=_WITH_PLUGINS if plugins else "",
     )

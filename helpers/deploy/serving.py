@@ -64,7 +64,7 @@ def trtexec(model: onnx.ModelProto, version: str, file: str, plan: str, *, large
     """
     words = ["trtexec", f"--onnx={file}", f"--saveEngine={plan}", "--noTF32", "--skipInference"]
     if operator_support.gaps(model, version):
-        words.append("--staticPlugins=libcourse_plugins.so")
+        words.append("--dynamicPlugins=libcourse_plugins.so")
     if has_free_batch(model):
         profile = dict(batch_profile(tuple(int(size) for size in _shape(model.graph.input[0])[1:]), largest_batch))
         shapes = [profile[name] for name in INPUT_NAMES[: len(model.graph.input)]]

@@ -244,7 +244,7 @@ def test_commands_for_tensorrt(lean, dynamic, exported, version):
         "--maxShapes=input:4x3x256x320,image_size:4x2",
     ]
     plugins = load_onnx(exported("mmcv", SHAPE))
-    assert "--staticPlugins=libcourse_plugins.so" in serving.trtexec(plugins, version, "m.onnx", "m.plan")
+    assert "--dynamicPlugins=libcourse_plugins.so" in serving.trtexec(plugins, version, "m.onnx", "m.plan")
     assert any("8 MMCVRoiAlign need the plugin" in remark for remark in serving.remarks(plugins, version))
     assert not any("need the plugin" in remark for remark in serving.remarks(load_onnx(lean), version))
 
@@ -254,11 +254,12 @@ def test_the_text_names_commands_and_what_is_not_finite(whole, light_detector, l
     for version in serving.TRTEXEC_VERSIONS:
         assert f"TensorRT {version}:\n\n    trtexec" in text
     assert "was not exported with the patches for half precision" in text
-    assert "--backend-config" not in text
+    assert "libcourse_plugins" not in text
     assert "`input` 1 x 3 x 256 x 320, `image_size` 1 x 2" in text
     other = exported("mmcv", SHAPE)
     folder = bundle.make_bundle(tmp_path / "b", light_detector, model=lean, tensorrt_model=other)
     text = (folder / "README.md").read_text()
     assert "--onnx=model_tensorrt.onnx" in text
-    assert "--backend-config=tensorrt,plugins=" in text
+    assert "--dynamicPlugins=libcourse_plugins.so" in text
+    assert "registers nothing by being loaded" in text
     assert onnx.load(folder / "model_tensorrt.onnx").opset_import[0].version == 11
