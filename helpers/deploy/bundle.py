@@ -219,8 +219,8 @@ Clients send the two inputs as `client.py` makes them (`Detector.prepare`), and 
 container must hold the TensorRT that built the engine.
 """
 _WITH_PLUGINS = """
-The engine has plugins of `libcourse_plugins.so`, which registers nothing by being loaded. How Triton is to be given such
-a library was not tried: the graph in `triton/onnxruntime` needs none, and neither does an engine of it from 8.6 on.
+The engine has plugins of `libcourse_plugins.so`, which registers nothing by being loaded. How Triton is to be given it
+was not tried: the graph in `triton/onnxruntime` needs none, and neither does an engine of it from 8.6 on.
 """
 _NOT_FINITE = "; **this graph was not exported with the patches for half precision, and can give NaN there**"
 
