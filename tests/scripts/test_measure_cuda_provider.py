@@ -101,7 +101,7 @@ def test_partners_are_of_the_same_class_and_counted_once():
 
 
 def test_a_folder_that_is_not_whole_is_refused(folder, tmp_path):
-    with pytest.raises(SystemExit, match="SHA256SUMS cannot be read .*: copy the whole folder"):
+    with pytest.raises(SystemExit, match="SHA256SUMS cannot be read .*copy its whole folder"):
         script.read(tmp_path)
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
