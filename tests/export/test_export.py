@@ -147,6 +147,20 @@ def test_a_simplification_that_changes_the_answer_is_refused(small_detector, sma
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_first_file_of_a_model_is_checked_on_a_picture(small_detector, tmp_path, monkeypatch):
+    def note(detector, path, flavour, *, probe, **_):
+        path.write_bytes(b"x")
+        probes.append(probe)
+
+    monkeypatch.setenv("COURSE_BUILD", str(tmp_path))
+    monkeypatch.setattr(export, "export_onnx", note)
+    probes, detector = [], small_detector()
+    for flavour, label in (("standard", ""), ("standard", "half"), ("mmcv", "")):
+        export.make_onnx("emoji", flavour, label=label, detector=detector, input_shape=(1, 3, 64, 96))
+    assert [probe is not None for probe in probes] == [True, False, False]
+    assert probes[0].tensor.shape == (1, 3, 64, 96)
+
+
 def test_a_full_disk_is_not_a_patchs_fault(small_detector, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
