@@ -121,8 +121,8 @@ def distance(first: Fingerprint, second: Fingerprint) -> float:
     if (first.size, first.bad) != (second.size, second.bad):
         return float("inf")
     scale = max(first.scale, second.scale)
-    apart = max(abs(a - b) for a, b in zip(first.sums, second.sums, strict=True)) / scale if scale else 0.0
-    return apart**2 if first.integral and second.integral else apart
+    apart = [abs(a - b) / scale if scale else 0.0 for a, b in zip(first.sums, second.sums, strict=True)]
+    return sum(one**2 for one in apart) / 2 if first.integral and second.integral else max(apart)
 
 
 def same_rows(first: Rows, second: Rows, *, anywhere: bool = False) -> bool:
