@@ -87,8 +87,9 @@ def test_its_metadata_says_what_it_is_made_from(path):
     notebook = read(path)
     source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     chosen = re.search(r"\b(model_spec|load_detector|current_model_name)\(\)", source)
-    expected = {} if chosen else {"model": "emoji"}
-    assert chosen or 'load_detector("emoji")' in source
+    brought = "build_random_detector(models.own_model(" in source
+    expected = {} if chosen else {"model": "its own" if brought else "emoji"}
+    assert chosen or brought or 'load_detector("emoji")' in source
     expected |= {"own_picture": True} if "COURSE_IMAGE" in source else {}
     assert notebook.metadata.get("course", {}) == expected
 
