@@ -145,15 +145,17 @@ def prepare(arguments: list[str] | None = None) -> Course:
 
 def _chapter(path: Path, made: Source) -> Chapter:
     """A chapter before it runs, with what it will be made from. Its notebook's metadata says where that is not what the
-    learner chose: ``course.model``, the one model that it uses; ``course.own_picture``, true if it takes one.
+    learner chose: ``course.model``, the one model that it uses; ``course.brings_model``, true if it makes its own;
+    ``course.own_picture``, true if it takes one.
     """
     notebook = nbformat.read(path, as_version=4)
     own = notebook.metadata.get("course", {})
     spec, picture = model_spec(own.get("model")), os.environ.get("COURSE_IMAGE")
+    brought = own.get("brings_model", False)
     made = replace(
         made,
-        model=spec.name,
-        checkpoint=_named(spec.checkpoint) if spec.checkpoint else "",
+        model="its own" if brought else spec.name,
+        checkpoint=_named(spec.checkpoint) if spec.checkpoint and not brought else "",
         picture=_named(Path(picture)) if picture and own.get("own_picture") else "",
     )
     return Chapter(path, chapter_title(notebook, path.stem), chapter_goal(notebook), source=made)

@@ -99,7 +99,7 @@ def test_a_page_says_what_it_was_made_from_and_runs_keep_each_others_pages(cours
     cv2.imwrite(str(picture), np.zeros((8, 8, 3), np.uint8))
     (folder / "01_one.html").write_text("of another run")
     (folder / "chapters.json").write_text(json.dumps({"01_one": record_of("r50", "<b>theirs</b>.png")}))
-    for name, own in (("02_two", {"own_picture": True}), ("03_three", {"model": "emoji", "own_picture": False})):
+    for name, own in (("02_two", {"own_picture": True}), ("03_three", {"brings_model": True})):
         made = notebook(name, code(f"open({str(folder / 'other.json')!r})" if name == "02_two" else "1"))
         made.metadata["course"] = own
         nbformat.write(made, course / f"{name}.ipynb")
@@ -122,6 +122,8 @@ def test_a_page_says_what_it_was_made_from_and_runs_keep_each_others_pages(cours
     assert "model emoji, mask_rcnn_emoji.pth (" in shown["02_two"]
     assert f"own picture mine <b>.png ({digits})" in shown["02_two"]
     assert "own picture" not in shown["03_three"]
+    assert "model its own" in shown["03_three"]
+    assert ".pth" not in shown["03_three"]
     assert 'href="01_one.html"' in (folder / "index.html").read_text()
     assert set(json.loads((folder / "chapters.json").read_text())) == {"01_one", "02_two", "03_three", "09_other"}
 
