@@ -83,8 +83,8 @@ def test_no_conclusion_is_drawn_from_all_of_nothing(path):
 
 
 def test_its_metadata_says_what_it_is_made_from(path):
-    """The index of the site shows it: `model` where that is not the chosen one, `brings_model` where the chapter makes one,
-    `own_picture` where it takes one."""
+    """The index of the site shows it: `model` where that is not the chosen one, `brings_model` where the chapter makes
+    one, `own_picture` where it takes one."""
     notebook = read(path)
     source = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     chosen = re.search(r"\b(model_spec|load_detector|current_model_name)\(\)", source)
