@@ -27,6 +27,11 @@ from helpers.detector.models import load_detector  # noqa: E402
 from helpers.detector.preprocess import NetworkInput, prepare, read_picture  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Chapters first: they take longest, and a second process goes through everything else meanwhile."""
+    items.sort(key=lambda item: "notebooks" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def emoji_detector():
     """The embedded model, loaded once. Tests must not change it."""
