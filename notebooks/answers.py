@@ -289,7 +289,7 @@ def overflow_without_sub(answer: onnx.ModelProto) -> Verdict:
 @exercise(
     "07/3",
     "The quiet infinities were listed above.",
-    "The nodes of the table whose line is in map_roi_levels: their product is what overflows.",
+    "In map_roi_levels a product overflows and its root does not: whoever reads the product must be in FP32 too.",
 )
 def finite_levels(answer: Collection[str], *, plain: onnx.ModelProto, plan: Any, picture: Any) -> Verdict:
     from helpers.graph.detect import feeds
