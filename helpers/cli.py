@@ -178,7 +178,7 @@ def search(graph: Path, feeds: Path, config: Path, checkpoint: Path, trust: bool
         height, width = (int(side) for side in arrays["image_size"][0])
         prepared = dataclasses.replace(prepared, resized_shape=(height, width), picture_shape=(height, width))
     detector = load_detector(own_model(config, checkpoint, input_shape=prepared.tensor.shape[2:]), trust=trust)
-    report = run(detector, model, prepared, drop_padding=True)
+    report = run(detector, model, prepared)
     found = report.found
     content = {"node": found.node, "operator": found.operator, "made by": str(found.where)} if found else None
     _show({"first difference": content, "compared": report.compared}, str(report), as_json)

@@ -17,6 +17,7 @@ import psutil
 
 from helpers import paths
 from helpers.compat import ensure_torchvision, torchvision_is_stand_in
+from helpers.errors import CourseError
 
 __all__ = ["Finding", "as_html", "as_text", "gpu_available", "gpu_name", "report"]
 
@@ -88,14 +89,14 @@ def _torchvision() -> Finding:
 
 
 def _weights() -> list[Finding]:
-    from helpers.detector.models import CheckpointError, model_spec
+    from helpers.detector.models import model_spec
 
     findings = []
     for name in ("emoji", "r50"):
         try:
             spec = model_spec(name)
-        except CheckpointError as error:
-            findings.append(Finding(f"weights: {name}", "missing", "-", error.problem, "correct COURSE_CHECKPOINT"))
+        except CourseError as error:
+            findings.append(Finding(f"weights: {name}", "missing", "-", error.problem, error.next_step))
             continue
         present = spec.checkpoint is not None and spec.checkpoint.is_file()
         needed: Status = "missing" if name == "emoji" else "optional"

@@ -62,12 +62,15 @@ def commit(root: Path = paths.REPO_ROOT) -> str | None:
 
 
 def _command() -> str:
-    """The command that runs, with paths inside the repository written from its root."""
+    """The command that runs, with paths inside the repository written from its root, and of absolute paths elsewhere,
+    which say nothing on another machine, the last part only."""
 
     def short(word: str) -> str:
         path = Path(word)
-        inside = path.is_absolute() and path.is_relative_to(paths.REPO_ROOT)
-        return path.relative_to(paths.REPO_ROOT).as_posix() if inside else word
+        if not path.is_absolute():
+            return word
+        inside = path.is_relative_to(paths.REPO_ROOT)
+        return path.relative_to(paths.REPO_ROOT).as_posix() if inside else path.name
 
     script = Path(sys.argv[0]).resolve()
     return shlex.join(["python", *(short(word) for word in (str(script), *sys.argv[1:]))])

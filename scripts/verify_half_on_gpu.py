@@ -9,7 +9,7 @@ The first needs the course's environment and about five minutes on two cores. It
 with the patches that keep every tensor inside half precision's range, finds the minimal plan of FP32 nodes, simulates
 each run of the table, and writes all that with the FP32 detections of ONNX Runtime into one file, about 30 MB.
 
-The second needs Python with torch, numpy, onnx, rich, tqdm, filelock, scipy and matplotlib, no mmdet, and a GPU, or
+The second needs Python with torch, numpy, onnx, rich, tqdm, scipy and matplotlib, no mmdet, and a GPU, or
 ``--device cpu`` for a dry run, where kernels compute in true half precision too. It runs the same graphs node by node
 with PyTorch's operators (helpers/half_precision/torch_graph.py) and compares: which tensors are not finite, by name;
 the first inf and the first NaN; the detections.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from helpers import environment
+from helpers import environment, paths
 from helpers.environment import Finding, as_html, as_text, report
 
 
@@ -16,6 +16,15 @@ def test_every_line_that_is_not_ready_says_what_to_do():
     assert all(
         finding.status == "ready" for finding in findings if finding.name in ("torch", "mmdet", "weights: emoji")
     )
+
+
+def test_a_wrong_setting_is_a_line_of_the_report(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_CHECKPOINT", str(paths.MODELS / "emoji" / "mask_rcnn_emoji.pth"))
+    monkeypatch.setenv("COURSE_CLASSES", str(tmp_path / "no such file"))
+    found = next(finding for finding in report() if finding.name == "weights: emoji")
+    assert found.status == "missing"
+    assert "no such file" in found.purpose
+    assert found.action
 
 
 def test_a_missing_package_is_missing():

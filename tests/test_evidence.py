@@ -16,10 +16,18 @@ def test_every_record_of_the_course_is_read(path):
     assert evidence.load(path.stem) == json.loads(path.read_text())
 
 
+@pytest.mark.parametrize("path", sorted(paths.EVIDENCE.glob("*.json")), ids=lambda path: path.stem)
+def test_no_command_of_a_record_names_a_place_on_the_machine_that_made_it(path):
+    words = json.loads(path.read_text()).get("command", "").split()
+    assert [word for word in words if word.startswith(("/", "~"))] == []
+
+
 def test_a_new_record_says_where_it_comes_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [str(paths.REPO_ROOT / "scripts" / "x.py"), "--output", "a b.json"])
+    monkeypatch.setattr(
+        sys, "argv", [str(paths.REPO_ROOT / "scripts" / "x.py"), "--output", "a b.json", str(tmp_path / "y")]
+    )
     record = evidence.head("a test", {"gpu": "none"}) | {"rows": [1]}
-    assert record["command"] == "python scripts/x.py --output 'a b.json'"
+    assert record["command"] == "python scripts/x.py --output 'a b.json' y"
     assert {"platform", "python", "gpu"} <= set(record["machine"])
     path = evidence.save(tmp_path / "x.json", record)
     assert evidence.load(path, ["rows"]) == record

@@ -77,6 +77,7 @@ __all__ = [
     "Finding",
     "ForeignGraphError",
     "NoDisagreementError",
+    "NoMasksError",
     "SearchReport",
     "difference_figure",
     "first_disagreement",
@@ -107,6 +108,10 @@ class NoDisagreementError(CourseError):
 
 class ForeignGraphError(CourseError):
     """The graph was not exported from this detector, so there is nothing to compare."""
+
+
+class NoMasksError(CourseError):
+    """The search compares boxes, labels and masks, and the detector has no masks."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +196,12 @@ def search(
     the graph.
 
     Raises:
+        NoMasksError: the detector has no mask head.
         ForeignGraphError: the graph belongs to another model.
         helpers.graph.runner.GraphInputError: the picture was not prepared for this graph.
     """
+    if not detector.with_mask:
+        raise NoMasksError("the search needs a model with masks", "compare the outputs with helpers.compare.parity")
     start = time.perf_counter()
     _check_same_model(detector, model)
     recordings = dict(recordings or {})

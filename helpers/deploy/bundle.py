@@ -35,7 +35,7 @@ from helpers.graph.file import OUTPUT_NAMES, exported_with, load_onnx
 if TYPE_CHECKING:
     from mmdet.models.detectors import BaseDetector
 
-__all__ = ["MODEL_FILE", "BundleError", "make_bundle"]
+__all__ = ["MODEL_FILE", "BundleError", "make_bundle", "versions"]
 
 NAME = "maskrcnn"
 #: Where the ONNX file lies in the folder.
@@ -48,6 +48,11 @@ _PACKAGES = ("torch", "mmdet", "mmcv-full", "onnx", "onnxruntime", "numpy", "ope
 
 class BundleError(CourseError):
     """The folder holds something else, or the graph is none that the client can use."""
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide what a graph computes, here."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def make_bundle(
@@ -189,7 +194,7 @@ def _about(graph: onnx.ModelProto, detector: BaseDetector) -> dict[str, Any]:
                 "proposals": rpn.max_per_img,
             },
         },
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": versions(),
     }
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
-import importlib.metadata
 import io
 import json
 import math
@@ -26,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from helpers import artifacts, paths
 from helpers.compare import parity
 from helpers.compare.parity import CONTRACT, Parity, compare, comparison_figure, same_average_precision
-from helpers.compare.search import search
-from helpers.deploy.bundle import make_bundle
+from helpers.compare.search import NoMasksError, search
+from helpers.deploy.bundle import make_bundle, versions
 from helpers.detector.evaluation import AveragePrecision, EvaluationSet, coco_results, load_set, score, with_progress
 from helpers.detector.inference import detect_prepared
 from helpers.detector.models import ModelSpec, load_detector, preprocessing_of, read_config
@@ -52,7 +52,6 @@ __all__ = ["Proof", "ProofError", "find_pictures", "prove"]
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 #: So many pictures are drawn side by side in the report, those that disagree first.
 _DRAWN = 8
-_PACKAGES = ("torch", "mmdet", "mmcv-full", "onnx", "onnxruntime", "numpy", "opencv-python-headless")
 
 
 class ProofError(CourseError):
@@ -253,9 +252,10 @@ def _category_ids(detector: BaseDetector, dataset: EvaluationSet) -> tuple[int, 
 
 
 def _search(detector: BaseDetector, file: Path, prepared: NetworkInput) -> str:
-    if not detector.with_mask:
-        return "the search needs a model with masks"
-    report = search(detector, load_onnx(file), prepared, drop_padding=True)
+    try:
+        report = search(detector, load_onnx(file), prepared)
+    except NoMasksError as error:
+        return error.problem
     if report.found is None:
         return "no node of the graph differs: the disagreement comes of what is done with its outputs"
     return f"{report.found}; its inputs agree: {', '.join(report.found.inputs)}"
@@ -287,7 +287,7 @@ def _record(
         "config": artifacts.file_input(spec.config),
         "checkpoint": artifacts.file_input(spec.checkpoint),
         "graph": artifacts.file_input(proof.folder / "model.onnx"),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": versions(),
         "rows": rows,
         "average precision": [dataclasses.asdict(one) for one in proof.ap] if proof.ap else None,
         "first difference": proof.found or None,
@@ -334,12 +334,8 @@ img {{ max-width:100%; }} .good {{ color:#1a7f37; }} .bad {{ color:#cf222e; }}
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    def cell(value: Any) -> str:
-        return html.escape(f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value))
-
-    head = "".join(f"<th>{html.escape(key)}</th>" for key in rows[0])
-    body = "".join(f"<tr>{''.join(f'<td>{cell(value)}</td>' for value in row.values())}</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    table: str = pd.DataFrame(rows).to_html(index=False, border=0, na_rep="", float_format="{:.3g}".format)
+    return table
 
 
 def _page(
@@ -367,7 +363,8 @@ def _page(
     parts += ["<h2>Preprocessing</h2>", f"<p>{counts}.</p>", _table([preprocessing.to_json()])]
     for name, png in figures:
         picture = base64.b64encode(png).decode()
-        parts.append(f'<h2>{html.escape(name)}</h2><img alt="" src="data:image/png;base64,{picture}">')
+        what = f"Detections of PyTorch and of ONNX Runtime in {html.escape(name)}, side by side"
+        parts.append(f'<h2>{html.escape(name)}</h2><img alt="{what}" src="data:image/png;base64,{picture}">')
     parts += ["<h2>Settings</h2>", _table(settings)]
     verdict = "PyTorch and the graph agree" if proof.agrees else "PyTorch and the graph DISAGREE"
     return _PAGE.format(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import numpy as np
 import onnx
 import pytest
 
-from helpers.compare.search import ForeignGraphError, NoDisagreementError, search
+from helpers.compare.search import ForeignGraphError, NoDisagreementError, NoMasksError, search
 from helpers.detector.preprocess import prepare, read_picture
 from helpers.export import exporter as export
 from helpers.graph.cut import GraphInputError
@@ -92,3 +93,9 @@ def test_the_search_refuses_another_models_graph_and_a_wrong_input(small):
     narrow = dataclasses.replace(small.prepared, tensor=np.ascontiguousarray(small.prepared.tensor[:, :, :8]))
     with pytest.raises(GraphInputError, match="takes float32"):
         search(small.detector, small.index.model, narrow, recordings=small.recordings)
+
+
+def test_a_detector_without_masks_is_refused(small):
+    without = types.SimpleNamespace(with_mask=False)
+    with pytest.raises(NoMasksError, match="model with masks"):
+        search(without, small.index.model, small.prepared)
