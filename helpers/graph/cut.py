@@ -118,7 +118,7 @@ def run_part(part: onnx.ModelProto, arrays: Mapping[str, Array]) -> dict[str, Ar
     Raises:
         helpers.graph.runner.RunnerError: ONNX Runtime refuses the part, or stops in it.
     """
-    session = open_session(part, optimise=False)
+    session = open_session(part, optimise=False, in_order=True)
     taken = {value.name: arrays[value.name] for value in session.get_inputs()}
     return run_session(session, [output.name for output in part.graph.output], taken)
 

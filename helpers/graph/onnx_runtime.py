@@ -81,9 +81,16 @@ class OnnxRunner:
 
 
 def open_session(
-    graph: onnx.ModelProto, *, optimise: bool = True, threads: int = 0, name: str = "the graph in memory"
+    graph: onnx.ModelProto,
+    *,
+    optimise: bool = True,
+    threads: int = 0,
+    name: str = "the graph in memory",
+    in_order: bool = False,
 ) -> ort.InferenceSession:
     """An ONNX Runtime session on the CPU, with operators for the domain ``mmcv``; see :class:`OnnxRunner`.
+
+    in_order: run the nodes in the order of the file, so that who adds nodes decides how long a tensor is kept for them.
 
     Raises:
         RunnerError: ONNX Runtime refuses the graph.
@@ -92,6 +99,8 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if in_order:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if any(node.domain == "mmcv" for node in graph.graph.node):
@@ -123,10 +132,12 @@ def run_session(
         RunnerError: a node cannot compute with these values (shapes that do not fit each other, say).
     """
     try:
-        return dict(zip(outputs, session.run(list(outputs), dict(feeds)), strict=True))
+        found = session.run(list(outputs), dict(feeds))
     except (Fail, InvalidArgument, RuntimeException) as error:
         first_line = str(error).splitlines()[0]
         raise RunnerError(f"ONNX Runtime stopped inside the graph ({first_line})", "check the input") from error
+    # Copies: an array of ONNX Runtime's keeps the session's whole arena alive (measured: 2.0 GB for 0.4 GB of masks).
+    return {name: np.array(array) for name, array in zip(outputs, found, strict=True)}
 
 
 def _runnable(model: onnx.ModelProto) -> onnx.ModelProto:

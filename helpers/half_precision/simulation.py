@@ -357,25 +357,30 @@ def hunt(
 
 def _non_finite(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> dict[str, tuple[bool, bool]]:
     """Whether each tensor holds an inf, and a NaN, from one run that no tensor leaves."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    index = GraphIndex(model)
     # A byte a value keeps the flags of a hundred masks small; ReduceMax takes bytes from opset 12 on.
-    flag = TensorProto.UINT8 if GraphIndex(model).opset() >= 12 else TensorProto.INT32
-    scalars = []
-    for name in names:
-        for test in ("IsInf", "IsNaN"):
-            scalar = f"{name}{_SCALAR}/{test}"
-            watched.graph.node.extend(
-                [
-                    helper.make_node(test, [name], [f"{scalar}/bool"], name=f"{scalar}/bool"),
-                    helper.make_node("Cast", [f"{scalar}/bool"], [f"{scalar}/number"], to=flag),
-                    # Over a vector with one zero in front: the maximum of an empty tensor is an error.
-                    helper.make_node("Reshape", [f"{scalar}/number", f"{_SCALAR}/flat"], [f"{scalar}/flat"]),
-                    helper.make_node("Concat", [f"{_SCALAR}/zero", f"{scalar}/flat"], [f"{scalar}/all"], axis=0),
-                    helper.make_node("ReduceMax", [f"{scalar}/all"], [scalar], keepdims=0),
-                ]
-            )
-            scalars.append(scalar)
+    flag = TensorProto.UINT8 if index.opset() >= 12 else TensorProto.INT32
+    scalars: dict[str, list[str]] = {}
+
+    def watch(name: str) -> Iterator[onnx.NodeProto]:
+        scalars[name] = [f"{name}{_SCALAR}/{test}" for test in ("IsInf", "IsNaN")]
+        for test, scalar in zip(("IsInf", "IsNaN"), scalars[name], strict=True):
+            yield helper.make_node(test, [name], [f"{scalar}/bool"], name=f"{scalar}/bool")
+            yield helper.make_node("Cast", [f"{scalar}/bool"], [f"{scalar}/number"], to=flag)
+            # Over a vector with one zero in front: the maximum of an empty tensor is an error.
+            yield helper.make_node("Reshape", [f"{scalar}/number", f"{_SCALAR}/flat"], [f"{scalar}/flat"])
+            yield helper.make_node("Concat", [f"{_SCALAR}/zero", f"{scalar}/flat"], [f"{scalar}/all"], axis=0)
+            yield helper.make_node("ReduceMax", [f"{scalar}/all"], [scalar], keepdims=0)
+
+    watched, wanted = onnx.ModelProto(), set(names)
+    watched.CopyFrom(model)
+    del watched.graph.node[:]
+    for node in index.nodes:
+        watched.graph.node.append(node)
+        # Right behind the node that makes it, so that a run in this order need not keep the tensor for it.
+        for name in node.output:
+            if name in wanted:
+                watched.graph.node.extend(watch(name))
     watched.graph.initializer.extend(
         [
             numpy_helper.from_array(np.array([-1], np.int64), f"{_SCALAR}/flat"),
@@ -383,9 +388,10 @@ def _non_finite(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Ar
         ]
     )
     del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_tensor_value_info(name, flag, []) for name in scalars)
-    found = np.array(list(run_part(watched, feeds).values()), dtype=bool).reshape(-1, 2)
-    return {name: (bool(inf), bool(nan)) for name, (inf, nan) in zip(names, found, strict=True)}
+    outputs = [helper.make_tensor_value_info(scalar, flag, []) for name in names for scalar in scalars[name]]
+    watched.graph.output.extend(outputs)
+    found = run_part(watched, feeds)
+    return {name: (bool(found[scalars[name][0]]), bool(found[scalars[name][1]])) for name in names}
 
 
 def _chain(index: GraphIndex, suspects: Mapping[str, Suspect], last: Suspect) -> tuple[Suspect, ...]:

@@ -74,6 +74,11 @@ def test_a_part_with_bodies_runs_and_is_visited_whole(model, monkeypatch, condit
     np.testing.assert_array_equal(seen["z"], found["z"])
 
 
+def test_results_do_not_keep_the_memory_of_their_run_alive(model):
+    for array in run_graph(model, feeds(True, True), ["z", "y", "twice"]).values():
+        assert array.flags.owndata
+
+
 def test_a_part_holds_what_bodies_capture_and_no_more(model):
     part = extract(model, ["y"])
     assert [node.output[0] for node in part.graph.node] == ["twice", "far", "y"]
