@@ -38,6 +38,7 @@ PYPI = "https://pypi.org/simple"
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 # What a set-up from nothing needs: the environment is 3 GB with torch's CPU build, 8 GB with its CUDA build.
 DISK_GB, MEMORY_GB = 4, 3
+WRITABLE = "use a folder of your own (COURSE_CACHE says where the compiled wheel is kept)."
 LISTS = ("requirements.txt", "constraints.txt", "requirements-nodeps.txt", "pyproject.toml")
 STAMP = Path(sys.prefix) / "course-setup.json"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -307,6 +308,10 @@ def missing() -> list[str]:
         found.append("Python cannot make environments: install its venv module (Debian: python3-venv).")
     if words := no_compiler():
         found.append(words)
+    kept = wheel_folder("any")
+    for place in (ROOT, next(folder for folder in kept.parents if folder.exists())):
+        if not (place.is_dir() and os.access(place, os.W_OK)):
+            found.append(f"nothing can be written in {place}: {WRITABLE}")
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < DISK_GB:
         found.append(f"{free:.1f} GB of disk are free in {ROOT}: free about {DISK_GB} GB.")
@@ -354,9 +359,13 @@ def main(arguments: Sequence[str]) -> int:
         print("set-up: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            words = "no disk space left: free about 4 GB and run the same command again."
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            words = f"{error.filename} cannot be written ({error.strerror}): {WRITABLE}"
+        else:
             raise
-        print("set-up: no disk space left: free about 4 GB and run the same command again.", file=sys.stderr)
+        print(f"set-up: {words}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import re
@@ -215,13 +216,14 @@ def test_without_a_compiler_it_says_so_before_anything_is_built(monkeypatch, tmp
             pass
 
 
-def test_the_check_names_everything_that_is_missing_and_downloads_nothing(monkeypatch, capsys):
+def test_the_check_names_everything_that_is_missing_and_downloads_nothing(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(setup, "is_done", lambda: False)
     monkeypatch.setattr(setup, "run_pip", lambda *_: pytest.fail("nothing was to be installed"))
     monkeypatch.setattr(setup, "answers", lambda _: True)
     monkeypatch.setattr(setup, "memory_gb", lambda: 16.0)
     monkeypatch.setattr(setup.shutil, "disk_usage", lambda _: SimpleNamespace(free=50e9))
     monkeypatch.setattr(setup, "no_compiler", lambda: "")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "not made yet"))
     assert setup.main(["--check"]) == 0
     assert "nothing is missing" in capsys.readouterr().out
     monkeypatch.setattr(setup, "answers", lambda _: False)
@@ -229,12 +231,31 @@ def test_the_check_names_everything_that_is_missing_and_downloads_nothing(monkey
     monkeypatch.setattr(setup.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e9))
     monkeypatch.setattr(setup, "no_compiler", lambda: "the C++ compiler 'c++' was not found: install g++.")
     monkeypatch.setattr(setup, "PYTHONS", ((3, 8), (3, 9)))
+    monkeypatch.setenv("COURSE_CACHE", f"{__file__}/cache")
     monkeypatch.setenv("PIP_INDEX_URL", "https://someone:secret@pypi.example/simple/")
     assert setup.main(["--check"]) == 1
     said = capsys.readouterr().out
     for words in ("this is Python 3", "c++", "1.0 GB of disk", "0.7 GB of memory", "https://pypi.example/simple/ does"):
         assert words in said
+    assert f"nothing can be written in {__file__}: use a folder of your own" in said
     assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "no disk space left"), (errno.EROFS, "kept cannot be written"), (errno.EIO, "")],
+)
+def test_a_place_that_cannot_be_written_is_one_sentence(monkeypatch, capsys, number, words):
+    def refuse():
+        raise OSError(number, os.strerror(number), "kept")
+
+    monkeypatch.setattr(setup, "is_done", refuse)
+    if not words:
+        with pytest.raises(OSError, match="kept"):
+            setup.main([])
+    else:
+        assert setup.main([]) == 1
+        assert f"set-up: {words}" in capsys.readouterr().err
 
 
 def test_an_index_that_does_not_answer_is_no_error():
@@ -245,7 +266,7 @@ def test_an_index_that_does_not_answer_is_no_error():
 @pytest.mark.parametrize(
     ("answering", "gpu", "there"), [(True, False, True), (False, False, False), (True, True, False)]
 )
-def test_the_cpu_build_of_torch_is_asked_for_only_where_it_can_be_had(monkeypatch, answering, gpu, there):
+def test_the_cpu_build_of_torch_is_asked_for_only_where_it_can_be_had(monkeypatch, capsys, answering, gpu, there):
     monkeypatch.setattr(setup, "installed", lambda _: None)
     monkeypatch.setattr(setup, "answers", lambda _: answering)
     monkeypatch.setattr(setup.platform, "system", lambda: "Linux")
@@ -261,6 +282,10 @@ def test_the_cpu_build_of_torch_is_asked_for_only_where_it_can_be_had(monkeypatc
     setup.install_torch("torch==2.13.0")
     # And where that index fails after all, the usual one has its turn.
     assert calls == ([True, False] if there else [False])
+    said = capsys.readouterr().out
+    assert ("torch's CPU build, from" in said) == there
+    assert ("now from the usual index" in said) == there
+    assert ("does not answer" in said) == (not answering)
 
 
 @pytest.mark.parametrize(
