@@ -2,7 +2,8 @@
 
 Every notebook is executed in order from a fresh kernel, in the repository root. A failing chapter does not stop the
 others; the failing cell and its traceback are printed last, and the exit status says so: 0, 1 if a chapter failed or
-the run was interrupted, 2 if it could not begin as it was asked to.
+the run was interrupted, 2 if it could not begin as it was asked to. For CI systems run.json and junit.xml say it too;
+beside them a failed notebook is kept with what its cells had shown.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -33,8 +35,9 @@ from helpers import artifacts, paths
 from helpers.artifacts import sha256_file, write_text
 from helpers.detector.models import MODEL_NAMES, download_checkpoint, load_detector, model_spec, require_published
 from helpers.detector.preprocess import read_picture
-from helpers.environment import gpu_available
+from helpers.environment import gpu_available, gpu_name
 from helpers.errors import CourseError
+from helpers.run_report import RunReport, State
 from helpers.site import Chapter, Site, SiteRecordError, Source, chapter_goal, chapter_title, page
 
 
@@ -51,6 +54,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="chapters at a time (default: 1)")
     parser.add_argument("--notebooks", type=Path, default=paths.NOTEBOOKS, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=None, help="where the site goes (default: build/site)")
+    parser.add_argument("--report", type=Path, help="where run.json and junit.xml go (default: build/run)")
     return parser.parse_args(arguments)
 
 
@@ -71,8 +75,17 @@ def select(folder: Path, only: str | None) -> list[Path]:
     return [path for path in found if path.name[:2] in wanted]
 
 
-def _gpu_cells(notebook: Any) -> int:
-    return sum("gpu" in cell.metadata.get("tags", []) for cell in notebook.cells)
+def _named_cell(notebook: Any, index: int) -> dict[str, Any]:
+    """A cell as a report names it: its number among the code cells, from 1, and its first line."""
+    number = sum(one.cell_type == "code" for one in notebook.cells[: index + 1])
+    line = next((line for line in notebook.cells[index].source.splitlines() if line.strip()), "")
+    return {"number": number, "begins": line[:60]}
+
+
+def _skipped(notebook: Any, source: Source) -> list[dict[str, Any]]:
+    """The cells that do not run live here, and why."""
+    tagged = [index for index, cell in enumerate(notebook.cells) if "gpu" in cell.metadata.get("tags", [])]
+    return [] if source.gpu else [{**_named_cell(notebook, index), "why": "no GPU"} for index in tagged]
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,7 @@ class Course:
     chosen: tuple[Chapter, ...]
     jobs: int
     executed: Path
+    report: RunReport
 
 
 def _settle(options: argparse.Namespace) -> None:
@@ -119,11 +133,21 @@ def _require_checkpoint() -> None:
 
 
 def prepare(arguments: list[str] | None = None) -> Course:
-    """Check all that can be checked before the first chapter. Raises CourseError."""
+    """Check all that can be checked before the first chapter. Raises CourseError, and the report says so too."""
     options = parse(arguments)
+    _settle(options)
+    report = RunReport((options.report or paths.build_root() / "run").resolve())
+    try:
+        return _checked(options, report)
+    except (CourseError, KeyboardInterrupt) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        report.end("interrupted" if interrupted else "did not begin", str(error) or "before the first chapter")
+        raise
+
+
+def _checked(options: argparse.Namespace, report: RunReport) -> Course:
     if options.jobs < 1:
         raise ArgumentError(f"{options.jobs} chapters at a time would never end", "give --jobs a number from 1 on")
-    _settle(options)
     chosen = select(options.notebooks, options.only)
     if picture := os.environ.get("COURSE_IMAGE"):
         read_picture(Path(picture))
@@ -140,7 +164,8 @@ def prepare(arguments: list[str] | None = None) -> Course:
         site.records()
     except SiteRecordError as error:
         print(error, file=sys.stderr)
-    return Course(site, every, tuple(one for one in every if one.path in chosen), options.jobs, executed)
+    report.begin([path.stem for path in chosen], {"model": model_spec().name, "gpu": gpu_name()})
+    return Course(site, every, tuple(one for one in every if one.path in chosen), options.jobs, executed, report)
 
 
 def _chapter(path: Path, made: Source) -> Chapter:
@@ -161,11 +186,52 @@ def _chapter(path: Path, made: Source) -> Chapter:
     return Chapter(path, chapter_title(notebook, path.stem), chapter_goal(notebook), source=made)
 
 
+@dataclass
+class Progress:
+    """How far a notebook came. cell: the one that runs, or ran last, as a report names it. kernel: its process.
+    peak_memory_mib: the most that the kernel held; None where the system does not say.
+    """
+
+    cell: dict[str, Any] | None = None
+    kernel: int | None = None
+    peak_memory_mib: float | None = None
+
+    def __str__(self) -> str:
+        if self.cell is None:
+            return "before its first cell"
+        return f"in its code cell {self.cell['number']}, which begins {self.cell['begins']!r}"
+
+    def look(self) -> None:
+        """Ask the system for the kernel's peak: it keeps it as long as the process lives."""
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{self.kernel}/status").read_text()
+            if found := re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE):
+                self.peak_memory_mib = round(int(found[1]) / 1024, 1)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look twice a second: a kernel that dies, of too little memory say, leaves nothing to ask."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.5):
+                self.look()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
 class Running:
-    """The notebooks that are being executed, so that an interrupt can end their kernels."""
+    """The notebooks that are being executed, so that an interrupt can end their kernels, and how far each came."""
 
     def __init__(self) -> None:
         self.clients: set[NotebookClient] = set()
+        self.progress: dict[str, Progress] = {}
         self.stopping = False
 
     @contextlib.contextmanager
@@ -230,15 +296,13 @@ def execute(chapter: Chapter, executed: Path, running: Running) -> tuple[Chapter
     """
     notebook = nbformat.read(chapter.path, as_version=4)
     began = time.monotonic()
-    trouble, where = "", "before its first cell"
-    kernel: int | None = None
+    trouble = ""
+    progress = running.progress[chapter.path.stem] = Progress()
 
     def note_cell(cell: Any, cell_index: int) -> None:
-        nonlocal where, kernel
-        number = sum(one.cell_type == "code" for one in notebook.cells[: cell_index + 1])
-        line = next((line for line in cell.source.splitlines() if line.strip()), "")
-        where = f"in its code cell {number}, which begins {line[:60]!r}"
-        kernel = kernel_of(client)
+        progress.kernel = kernel_of(client)
+        if cell.cell_type == "code":
+            progress.cell = _named_cell(notebook, cell_index)
 
     client = NotebookClient(
         notebook,
@@ -246,20 +310,22 @@ def execute(chapter: Chapter, executed: Path, running: Running) -> tuple[Chapter
         kernel_name="python3",
         resources={"metadata": {"path": str(paths.REPO_ROOT)}},
         on_cell_start=note_cell,
+        on_cell_executed=lambda **_: progress.look(),
         # What a kernel prints goes over sockets that any process on this machine could listen to.
         config=Config({"KernelManager": {"transport_encryption": "required"}}),
     )
     running.clients.add(client)
     try:
         if not running.stopping:
-            client.execute()
+            with progress.watched():
+                client.execute()
     except CellExecutionError as error:
         trouble = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     except (DeadKernelError, CellTimeoutError) as error:
         what = "took longer than half an hour" if isinstance(error, CellTimeoutError) else "lost its kernel"
-        trouble = f"{chapter.path.stem} {what} {where}: run it alone, with --only {chapter.path.name[:2]}."
-        if kernel is not None:
-            kill_all(kernel)
+        trouble = f"{chapter.path.stem} {what} {progress}: run it alone, with --only {chapter.path.name[:2]}."
+        if progress.kernel is not None:
+            kill_all(progress.kernel)
     except Exception:  # not a failed course either
         trouble = traceback.format_exc()
     finally:
@@ -272,7 +338,7 @@ def execute(chapter: Chapter, executed: Path, running: Running) -> tuple[Chapter
         chapter,
         outcome="failed" if trouble else "ran",
         seconds=time.monotonic() - began,
-        skipped=0 if chapter.source.gpu else _gpu_cells(notebook),
+        skipped=len(_skipped(notebook, chapter.source)),
     )
     if not trouble:
         write_text(executed / chapter.path.name, nbformat.writes(notebook))
@@ -285,8 +351,8 @@ def progress_line(chapter: Chapter) -> str:
 
 
 def run_chapter(course: Course, chapter: Chapter, running: Running) -> str:
-    """Run one chapter and add its page to the site; returns what went wrong."""
-    done = replace(chapter, outcome="failed")
+    """Run one chapter, add its page to the site and what became of it to the report; returns what went wrong."""
+    done, notebook, failing = replace(chapter, outcome="failed"), None, None
     try:
         course.site.begin(chapter)
         print(f"{chapter.path.stem} ...", flush=True)
@@ -296,12 +362,29 @@ def run_chapter(course: Course, chapter: Chapter, running: Running) -> str:
             around = (course.every[place - 1] if place else None, *course.every[place + 1 : place + 2])
             course.site.finish(done, page(notebook, done, *around))
         elif done.outcome == "failed":
+            failing = running.progress[chapter.path.stem].cell
             course.site.finish(done)
     except CourseError as error:  # the disk is full, say
         done, trouble = replace(done, outcome="failed"), str(error)
     if not running.stopping:
         print(progress_line(done), flush=True)
+        peak = running.progress.get(chapter.path.stem, Progress()).peak_memory_mib
+        try:
+            _report(course.report, done, notebook, error=trouble or None, failing_cell=failing, peak_memory_mib=peak)
+        except CourseError as error:
+            trouble = trouble or str(error)
     return trouble
+
+
+def _report(report: RunReport, done: Chapter, notebook: Any, **known: Any) -> None:
+    """Report a chapter that has ended, and keep its notebook if it failed."""
+    name = done.path.stem
+    if notebook is not None:
+        known["skipped"] = _skipped(notebook, done.source)
+        if done.outcome == "failed":
+            write_text(report.notebook(name), nbformat.writes(notebook))
+            known["notebook"] = report.notebook(name).name
+    report.chapter(name, state=done.outcome, seconds=round(done.seconds, 3), **known)
 
 
 def run_chapters(course: Course) -> dict[Chapter, str]:
@@ -327,15 +410,24 @@ def main(arguments: list[str] | None = None) -> int:
     first = course.chosen[0].source
     gpu = "with a GPU" if first.gpu else "no GPU: GPU cells show records"
     print(f"running {len(course.chosen)} chapters, chosen model {model_spec().name}, {gpu}", flush=True)
+    troubles: dict[Chapter, str] = {}
     try:
         troubles = run_chapters(course)
+        state: State = "failed" if troubles else "ran"
+        print(f"site: {course.site.folder / 'index.html'}", flush=True)
     except KeyboardInterrupt:
+        state = "interrupted"
         print("interrupted; finished chapters are in the site, the others are marked as not run", file=sys.stderr)
-        return 1
-    print(f"site: {course.site.folder / 'index.html'}", flush=True)
     for chapter, trouble in troubles.items():
+        if (kept := course.report.notebook(chapter.path.stem)).is_file():
+            print(f"\n{kept} is {chapter.path.name} as far as it came", file=sys.stderr)
         print(f"\n{chapter.path.name} failed:\n{trouble}", file=sys.stderr)
-    return 1 if troubles else 0
+    try:
+        course.report.end(state)
+    except CourseError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0 if state == "ran" else 1
 
 
 if __name__ == "__main__":

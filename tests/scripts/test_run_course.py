@@ -15,18 +15,24 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import cv2
+import jsonschema
 import nbformat
 import numpy as np
 import psutil
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers import artifacts, paths, site
+from helpers import artifacts, evidence, paths, run_report, site
 from helpers.errors import CourseError
 from scripts import run_course
 
+GPU_CELL = {"number": 3, "begins": "print('live?')", "why": "no GPU"}
 PICTURE = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
 
 
@@ -58,6 +64,23 @@ def course(tmp_path, monkeypatch):
 
 def run(course, *arguments):
     return run_course.main(["--notebooks", str(course), *arguments])
+
+
+def reported(folder):
+    """The two files of a report, read: the record, which has its form, and the outcomes in the XML, by test case."""
+    record = evidence.load(folder / "run.json")
+    jsonschema.validate(record, run_report.SCHEMA)
+    suite = ElementTree.fromstring((folder / "junit.xml").read_bytes())
+    cases = {case.get("name"): [part.tag for part in case if part.tag != "system-out"] for case in suite}
+    counted = {name: int(suite.get(name)) for name in ("tests", "failures", "errors", "skipped")}
+    kinds = [kind for case in cases.values() for kind in case]
+    assert counted == {
+        "tests": len(cases),
+        "failures": kinds.count("failure"),
+        "errors": kinds.count("error"),
+        "skipped": kinds.count("skipped"),
+    }
+    return record, cases
 
 
 def test_the_site(course, tmp_path, capfd):
@@ -189,6 +212,9 @@ def test_a_full_disk_while_a_page_is_written_leaves_a_true_index(course, tmp_pat
     said = capfd.readouterr().err
     assert "02_two.ipynb failed:\nno disk space left while writing" in said
     assert "Traceback" not in said
+    two = reported(tmp_path / "build" / "run")[0]["chapters"][1]
+    assert (two["state"], two["failing_cell"]) == ("failed", None)
+    assert two["error"].startswith("no disk space left while writing")
     linked = set(re.findall(r'href="(.*?)"', (folder / "index.html").read_text()))
     assert linked == {"01_one.html", "03_three.html"} == {file.name for file in folder.glob("0*.html")}
 
@@ -213,6 +239,10 @@ def test_a_kernel_that_dies_is_named_with_its_cell(course, tmp_path, capfd):
     assert (
         "03_three lost its kernel in its code cell 2, which begins 'import os': run it alone, with --only 03." in said
     )
+    record, cases = reported(tmp_path / "build" / "run")
+    assert cases == {"03_three": ["failure"]}
+    assert record["chapters"][0]["failing_cell"] == {"number": 2, "begins": "import os"}
+    assert record["chapters"][0]["peak_memory_mib"] > 20
     assert "Traceback" not in said
     assert ended(int((tmp_path / "child").read_text())), "what it had started goes with it"
 
@@ -241,7 +271,7 @@ def test_a_chapter_that_ends_after_an_interrupt_has_not_run(course, tmp_path, mo
     assert signal.getsignal(signal.SIGINT) is os_signal
 
 
-def test_a_failing_chapter_is_named_last_and_not_rendered_and_the_others_run(course, tmp_path, capfd):
+def test_a_failing_chapter_is_named_last_and_not_rendered_and_the_others_run(course, tmp_path, capfd, monkeypatch):
     folder = tmp_path / "build" / "site"
     folder.mkdir(parents=True)
     (folder / "03_three.html").write_text("an earlier run")
@@ -255,6 +285,23 @@ def test_a_failing_chapter_is_named_last_and_not_rendered_and_the_others_run(cou
     index = (folder / "index.html").read_text()
     assert 'class="failed"' in index
     assert 'href="03_three.html"' not in index
+    record, cases = reported(tmp_path / "build" / "run")
+    assert cases == {"01_one": [], "02_two": [], "03_three": ["failure"]}
+    one, _, three = record["chapters"]
+    assert record["state"] == "failed"
+    assert record["machine"]["versions"]["nbclient"]
+    assert one["skipped"] == ([] if run_course.gpu_available() else [GPU_CELL])
+    assert (one["state"], one["error"], one["failing_cell"], one["notebook"]) == ("ran", None, None, None)
+    assert 20 < one["peak_memory_mib"] < 2000
+    assert three["failing_cell"] == {"number": 1, "begins": "x = 1"}
+    assert three["error"].strip().endswith("ValueError: the reason")
+    kept = tmp_path / "build" / "run" / three["notebook"]
+    assert nbformat.read(kept, as_version=4).cells[1].outputs[0].evalue == "the reason"
+    assert f"{kept} is 03_three.ipynb as far as it came" in streams.err
+    monkeypatch.setattr(run_course, "execute", lambda one, *_: (replace(one, outcome="ran"), notebook("x"), ""))
+    assert run(course, "--only", "03") == 0
+    assert reported(kept.parent)[0]["state"] == "ran"
+    assert not kept.exists(), "what an earlier run left is not taken for this one's"
 
 
 def script(*arguments, **environment):
@@ -297,6 +344,10 @@ def test_bad_input_is_named(monkeypatch, tmp_path, arguments, environment, words
         monkeypatch.setenv(name, value)
     with pytest.raises(CourseError, match=re.escape(words)):
         run_course.main(arguments)
+    if environment.get("COURSE_BUILD") != __file__:
+        record, cases = reported(tmp_path / "run")
+        assert (record["state"], record["chapters"], cases) == ("did not begin", [], {"the whole run": ["error"]})
+        assert words in record["error"]
 
 
 def test_bad_input_is_one_sentence_to_the_user(tmp_path):
@@ -305,6 +356,55 @@ def test_bad_input_is_one_sentence_to_the_user(tmp_path):
     assert process.returncode == 2
     assert said.startswith("there is no chapter 17: choose from")
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--jobs", "many"], ["--model", "r101"], ["--no-such-option"], ["stray"]])
+def test_arguments_that_are_none_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_course.parse(arguments)
+    assert ended.value.code == 2
+    assert "usage: run_course.sh" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_a_failed_run_with_a_name(course, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(run_course, "execute", lambda one, *_: (replace(one, outcome="ran"), notebook("x"), ""))
+    write = evidence.save
+
+    def full(path, record):
+        if record["chapters"] and record["chapters"][0]["state"] == "ran":
+            raise artifacts._full(path)
+        write(path, record)
+
+    monkeypatch.setattr(evidence, "save", full)
+    assert run(course, "--only", "01", "--report", str(tmp_path / "report")) == 1
+    said = capfd.readouterr().err
+    assert "01_one.ipynb failed:\nno disk space left while writing" in said
+    assert "Traceback" not in said
+    record, cases = reported(tmp_path / "report")
+    assert (record["state"], cases) == ("running", {"01_one": ["skipped"], "the whole run": ["error"]})
+
+
+def test_the_readmes_job_keeps_what_is_compiled_and_what_a_run_says():
+    text = (paths.REPO_ROOT / "README.md").read_text()
+    (job,) = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    last = job["steps"][-1]
+    assert (last["if"], last["with"]["path"].split()) == ("always()", ["build/run", "build/site"])
+    assert "./scripts/run_course.sh" in [step.get("run") for step in job["steps"]]
+    assert "~/.cache/maskrcnn-course" in [step.get("with", {}).get("path") for step in job["steps"]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(words=st.text(), state=st.sampled_from(["running", "ran", "failed", "interrupted", "did not begin"]))
+def test_xml_can_be_read_whatever_a_cell_said(words, state):
+    chapter = {"chapter": "01_one", "state": "failed", "seconds": 1.0, "error": words, "skipped": [GPU_CELL]}
+    suite = ElementTree.fromstring(
+        run_report.junit({"state": state, "error": words, "seconds": 2.0, "chapters": [chapter]})
+    )
+    kept = "".join(character for character in words if character.isalnum())
+    found = suite.find("testcase/failure")
+    assert kept in "".join(character for character in found.text if character.isalnum()) or not words.strip()
+    assert bool(suite.findall("testcase/error")) == (state not in ("ran", "failed"))
+    assert "code cell 3 was skipped (no GPU)" in suite.find("testcase/system-out").text
 
 
 @pytest.mark.parametrize("seconds", [0.3, 4], ids=["the kernel is starting", "the cell is running"])
@@ -334,6 +434,9 @@ time.sleep(600)
     index = (folder / "index.html").read_text()
     assert 'href="01_one.html"' in index
     assert 'href="02_two.html"' not in index
+    record, cases = reported(tmp_path / "build" / "run")
+    assert (record["state"], [one["state"] for one in record["chapters"]]) == ("interrupted", ["ran", "not run"])
+    assert cases == {"01_one": [], "02_two": ["skipped"], "the whole run": ["error"]}
     assert not list(folder.glob(f"{artifacts.SCRATCH}*"))
     # The kernel leads a process group of its own; what it started may have left that too.
     if (noted := tmp_path / "processes").exists():
