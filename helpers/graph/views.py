@@ -9,12 +9,14 @@ structure (operators, attributes and connections; weights do not count).
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import html
 import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -31,7 +33,6 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 import onnx
-import websocket
 
 from helpers import artifacts, paths
 from helpers.errors import CourseError
@@ -181,54 +182,59 @@ def render_with_netron(
         command += [f"--user-data-dir={folder}/profile", f"--window-size={size[0]},{size[1]}"]
         # Nothing but this machine: netron reports usage and errors to its makers where it can.
         command += ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
-        # No --remote-allow-origins: a page that another browser shows is refused, and we send no origin.
-        command += ["--remote-debugging-port=0", url]
-        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # A port would be open to every process on this machine; a pipe is not, and the browser ends when it closes.
+        command += ["--remote-debugging-pipe", url]
+        ours, theirs = socket.socketpair()
+        # Chromium reads from its descriptor 3 and writes to 4.
+        shell = ["/bin/sh", "-c", 'exec "$@" 3<&0 4>&0 </dev/null', "sh", *command]
+        with theirs:
+            running = subprocess.Popen(
+                shell, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
         try:
-            temporary.write_bytes(_screenshot(running, Path(folder) / "profile", size, seconds))
-        except (OSError, ValueError, KeyError, websocket.WebSocketException) as error:
-            reason = f"it ended with status {running.returncode}" if running.poll() is not None else str(error)
+            temporary.write_bytes(_screenshot(ours, size, seconds))
+        except (OSError, ValueError, KeyError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(2 if isinstance(error, ConnectionError) else 0)
+            reason = f"it ended with status {running.returncode}" if running.returncode is not None else str(error)
             raise PlaceError(f"headless Chromium made no picture ({reason})", "use the committed pictures") from error
         finally:
+            ours.close()
             running.terminate()
             running.wait()
             server.shutdown()
             netron.stop(address)
 
 
-def _screenshot(browser: subprocess.Popen[bytes], profile: Path, size: tuple[int, int], seconds: float) -> bytes:
-    """The graph on the page of a running Chromium as PNG, once netron has drawn it (Chrome DevTools Protocol).
+def _screenshot(tools: socket.socket, size: tuple[int, int], seconds: float) -> bytes:
+    """The graph on the page of a running Chromium as PNG, once netron has drawn it. tools: the other end of what the
+    browser speaks the Chrome DevTools Protocol over, messages of JSON that end with a zero byte.
 
     Chromium's own ``--screenshot`` does not wait for netron's layout, which is done in a worker.
     """
     deadline = time.monotonic() + seconds
-
-    def wait(ready: Callable[[], bool]) -> None:
-        while not ready():
-            if browser.poll() is not None or time.monotonic() > deadline:
-                raise ValueError("netron drew nothing in time")
-            time.sleep(0.2)
-
-    port_file = profile / "DevToolsActivePort"
-    wait(lambda: port_file.exists() and bool(port_file.read_text()))
-    port = port_file.read_text().split()[0]
-    pages: list[str] = []
-
-    def page_is_open() -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=5) as answer:
-            found = json.load(answer)
-        pages[:] = [page["webSocketDebuggerUrl"] for page in found if page["type"] == "page"]
-        return bool(pages)
-
-    wait(page_is_open)
-    connection = websocket.create_connection(pages[0], timeout=seconds, suppress_origin=True)
+    tools.settimeout(seconds)
+    received = b""
+    page: dict[str, str] = {}
 
     def call(method: str, **parameters: Any) -> dict[str, Any]:
-        connection.send(json.dumps({"id": 1, "method": method, "params": parameters}))
+        nonlocal received
+        tools.sendall(json.dumps({"id": 1, "method": method, "params": parameters, **page}).encode() + b"\0")
         while True:
-            answer = json.loads(connection.recv())
-            if answer.get("id") == 1:
+            while b"\0" not in received:
+                if not (part := tools.recv(1 << 16)):
+                    raise ConnectionError("it closed the connection")
+                received += part
+            message, _, received = received.partition(b"\0")
+            if (answer := json.loads(message)).get("id") == 1:
                 return dict(answer["result"])
+
+    def wait(ready: Callable[[], list[Any]]) -> list[Any]:
+        while not (found := ready()):
+            if time.monotonic() > deadline:
+                raise ValueError("netron drew nothing in time")
+            time.sleep(0.2)
+        return found
 
     nodes = "[...document.querySelectorAll('#canvas g.node, #target g.node')]"
     corners = f"{nodes}.map(n => n.getBoundingClientRect()).map(r => [r.left, r.top, r.right, r.bottom])"
@@ -237,13 +243,12 @@ def _screenshot(browser: subprocess.Popen[bytes], profile: Path, size: tuple[int
         answer = call("Runtime.evaluate", expression=corners, returnByValue=True)
         return answer["result"].get("value") or []
 
-    try:
-        wait(lambda: bool(boxes()))
-        time.sleep(1)
-        clip = _around(boxes(), size)
-        return base64.b64decode(call("Page.captureScreenshot", format="png", clip=clip)["data"])
-    finally:
-        connection.close()
+    first = wait(lambda: [one for one in call("Target.getTargets")["targetInfos"] if one["type"] == "page"])[0]
+    page["sessionId"] = call("Target.attachToTarget", targetId=first["targetId"], flatten=True)["sessionId"]
+    wait(boxes)
+    time.sleep(1)
+    clip = _around(boxes(), size)
+    return base64.b64decode(call("Page.captureScreenshot", format="png", clip=clip)["data"])
 
 
 def _around(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> dict[str, float]:
