@@ -30,7 +30,11 @@ class UnknownExerciseError(CourseError):
 
 
 class WrongAnswerError(AssertionError):
-    """The answer was given and is not right; the message says why, or where to look."""
+    """The answer was given and is not right; the message, one line, says why, or where to look."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in the place of a traceback, which would lead into the course's code."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,12 @@ def check(name: str, answer: Any, *, is_solution: bool = False, **given: Any) ->
         return
     try:
         verdict = asked.verdict(answer, **given)
+        # A sentence says what is wrong; anything else counts as numpy's booleans do.
+        reason = verdict if isinstance(verdict, str) else "" if verdict else asked.hints[0]
     except Exception as error:
-        kind = type(answer).__name__
-        raise WrongAnswerError(f"an answer of type {kind} cannot be checked here ({error}); {asked.hints[0]}") from None
-    # A sentence says what is wrong; anything else counts as numpy's booleans do.
-    if isinstance(verdict, str) or not verdict:
-        raise WrongAnswerError(verdict if isinstance(verdict, str) else asked.hints[0])
+        reason = f"an answer of type {type(answer).__name__} cannot be checked here ({error}); {asked.hints[0]}"
+    if reason:
+        raise WrongAnswerError(" ".join(reason.split()))
     if not is_solution:
         _remember(name)
     print("Right.")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import io
 import json
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from IPython.core.interactiveshell import InteractiveShell
 
 from helpers import exercises, paths
 from helpers.exercises import UnknownExerciseError, WrongAnswerError, check, hint, solved
@@ -66,6 +72,60 @@ def test_a_wrong_answer_is_told_why(name, answer, words):
     with pytest.raises(WrongAnswerError, match=words):
         check(name, answer)
     assert solved() == ()
+
+
+OF_NO_USE = (
+    st.none()
+    | st.text(max_size=5)
+    | st.binary(max_size=3)
+    | st.sampled_from([b"", object(), object, NotImplemented, 1j, float("nan"), float("-inf"), 10**400, len, check])
+    | st.sampled_from(
+        [lambda: 1, lambda *_: None, lambda *_: "x", lambda *_: 1 / 0, np.array(0.125), np.array([54, 54])]
+    )
+    | st.sampled_from(
+        [np.zeros(0), np.zeros((2, 3)), np.array(["a", None]), ValueError("two\nlines"), onnx.ModelProto()]
+    )
+    | st.lists(st.none() | st.text(max_size=2) | st.integers(), max_size=3)
+    | st.dictionaries(st.text(max_size=2), st.integers(), max_size=2)
+    | st.sets(st.text(max_size=2), max_size=2)
+)
+ONE = SimpleNamespace(name="the only part", output_shapes=[(1, 2)])
+WALKED = SimpleNamespace(calls=[ONE], found=SimpleNamespace(boxes=np.ones((1, 4))), proposals=np.ones((1, 5)))
+GIVEN = {
+    "01/1": {"walked": WALKED},
+    "01/3": {"walked": WALKED, "nearest": np.zeros(1, int)},
+    "02/1": {"first": SimpleNamespace(above=lambda score: [1] * 30 if score < 1 else [])},
+    "03/1": {"graph": onnx.ModelProto()},
+    "04/2": {"correct": onnx.ModelProto()},
+    "07/3": {"plain": onnx.ModelProto(), "plan": None, "picture": None},
+    "08/1": {"counts": {"backbone": 8, "box head": 2}},
+    "08/2": {"folder": "a bundle"},
+}
+NO_MORE = ["00/1", "01/2", "02/2", "03/2", "04/1", "05/1", "05/2", "05/3", "06/1", "06/2", "06/3", "07/1", "07/2"]
+
+
+@pytest.mark.parametrize("name", [*GIVEN, *NO_MORE, "09/1", "09/2"])
+def test_an_answer_of_any_type_is_answered_in_one_line(name):
+    @settings(max_examples=40, deadline=None, database=None)
+    @given(answer=OF_NO_USE)
+    def test(answer):
+        with pytest.raises(WrongAnswerError) as raised:
+            check(name, answer, **GIVEN.get(name, {}))
+        assert str(raised.value).strip()
+        assert len(str(raised.value).splitlines()) == 1
+        assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+    test()
+
+
+def test_a_notebook_shows_a_wrong_answer_as_one_line_without_the_courses_code():
+    shell = InteractiveShell()
+    shell.run_cell("from helpers.exercises import check")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        shell.run_cell("check('07/1', 53)")
+    assert said.getvalue().strip() == (
+        "WrongAnswerError: 53 is the number of the last class; how many classes are there from 0 to 53?"
+    )
 
 
 RIGHT = [("05/2", -0.9643), ("06/2", 3112.96), ("06/2", 2968.75), ("06/1", (30, 40, 19.5, 39.5))]
