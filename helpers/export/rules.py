@@ -8,6 +8,7 @@ result.
 from __future__ import annotations
 
 import tempfile
+import textwrap
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from helpers.errors import CourseError
 from helpers.export.exporter import quiet_exporter
+from helpers.graph.index import GraphIndex
 from helpers.graph.onnx_runtime import OnnxRunner
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ _BATCH = {0: "batch"}
 _ALL = {0: "batch", 2: "height", 3: "width"}
 #: The batch that is traced with; the ones that are run.
 TRACED, TRIED = 3, (1, 2, 3, 5)
+#: More boxes than these lie upon each other in a figure.
+DRAWN = 16
 
 
 class RuleError(CourseError):
@@ -268,12 +272,15 @@ def outcome(of: Rule, variant: Variant) -> Outcome:
 
 
 def rule_figure(of: Rule, before: Outcome, after: Outcome) -> Figure:
-    """The two graphs side by side: one box a node (constants left out), data flowing down."""
+    """The two graphs side by side: one box a node, data flowing down; of constants only a Reshape's shape is told.
+
+    Of a graph with more than :data:`DRAWN` nodes only the operators are listed, with how many there are.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
     for axis, variant, found in zip(axes, (of.before, of.after), (before, after), strict=True):
         _draw(axis, found.graph)
-        what = f"{found.nodes} nodes, right for batches {list(found.good_batches)}" if found.graph else found.error[:60]
-        axis.set_title(f"{variant.code}\n{what}", fontsize=9)
+        what = f"{found.nodes} nodes, right for batches {list(found.good_batches)}" if found.graph else found.error
+        axis.set_title("\n".join([variant.code, *textwrap.wrap(what, 75)]), fontsize=9)
         axis.set_axis_off()
     figure.suptitle(f"Rule {of.number}: {of.name}")
     return figure
@@ -284,6 +291,12 @@ def _draw(axis: Axes, graph: onnx.ModelProto | None) -> None:
         axis.text(0.5, 0.5, "the export fails", ha="center", transform=axis.transAxes)
         return
     nodes = [node for node in graph.graph.node if node.op_type != "Constant"]
+    if len(nodes) > DRAWN:
+        types = Counter(node.op_type for node in nodes).most_common()
+        text = "\n".join(f"{count} × {name}" for name, count in types)
+        axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, transform=axis.transAxes)
+        return
+    index = GraphIndex(graph)
     depth = {"input": 0}
     rows: Counter[int] = Counter()
     place: dict[str, tuple[float, float]] = {"input": (0, 0)}
@@ -297,7 +310,8 @@ def _draw(axis: Axes, graph: onnx.ModelProto | None) -> None:
                 axis.annotate("", (x, y), place[name], arrowprops={"arrowstyle": "->", "color": "grey"})
         for name in node.output:
             depth[name], place[name] = level, (x, y)
-        boxes.append((node.op_type, x, y))
+        shape = index.constant(node.input[1]) if node.op_type == "Reshape" else None
+        boxes.append((node.op_type if shape is None else f"Reshape to\n{shape.tolist()}", x, y))
     for text, x, y in boxes:
         axis.text(x, y, text, ha="center", va="center", fontsize=8, bbox={"boxstyle": "round", "facecolor": "white"})
     axis.set(xlim=(-1, max([1, *rows.values()])), ylim=(-max([1, *rows]) - 0.5, 0.5))

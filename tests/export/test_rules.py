@@ -41,6 +41,23 @@ def test_the_variants_of_an_equivalent_pair_compute_the_same():
         assert one.before.function(one.example()).equal(one.after.function(one.example())), number
 
 
+def words(number):
+    """What stands in a rule's figure: for the broken and the followed graph, its title and its boxes."""
+    figure = rule_figure(rule(number), *measured(number))
+    plt.close(figure)
+    return [" ".join([axis.get_title(), *(text.get_text() for text in axis.texts)]) for axis in figure.axes]
+
+
+def test_figures_show_what_differs():
+    for number, shapes in ((3, ([3, -1], [-1, 192])), (7, ([-1, 2, 2, 6, 8], [-1, 2, 2, 48]))):
+        for panel, shape in zip(words(number), shapes, strict=True):
+            assert f"Reshape to\n{shape}" in panel
+    assert "opset version 10 is not supported" in words(5)[0].replace("\n", " ")
+    broken, _ = words(6)
+    assert "1 × ScatterND" in broken
+    assert broken.count("Shape") <= 3  # listed, not drawn
+
+
 def test_figures_show_failures_too_and_unknown_rules_are_refused():
     for number in (5, 6):
         figure = rule_figure(rule(number), *measured(number))
