@@ -334,7 +334,9 @@ def view(model: onnx.ModelProto, name: str, caption: str) -> View:
         return View(f"<p><b>{html.escape(caption)}</b><br><small>{html.escape(text)}</small></p>")
     data = base64.b64encode(picture.read_bytes()).decode()
     return View(
-        f'<figure><img style="max-width:100%" alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+        # As large as it was drawn: shrunk to the page, names could not be read. What is wider is scrolled.
+        f'<figure style="margin:0"><div style="overflow-x:auto" tabindex="0"><img style="max-width:none" '
+        f'alt="{html.escape(caption)}" src="data:image/png;base64,{data}"></div>'
         f"<figcaption><b>{html.escape(caption)}</b><br><small>{html.escape(source)}</small></figcaption></figure>"
     )
 
