@@ -65,6 +65,21 @@ def test_what_it_claims_is_asserted(path):
     assert sum("assert " in source or "raise AssertionError" in source for source in sources) >= 2
 
 
+def test_each_figure_says_in_words_what_it_shows(path):
+    """For those who do not see it: the alternative text that MyST-NB reads from the metadata of the cell that draws."""
+    texts = []
+    for cell in read(path).cells:
+        text = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+        drawing = r"plt\.show\(\)|_figure\(|\.subplots\(|\.plot\.|drawing\.strip\("
+        draws = cell.cell_type == "code" and re.search(drawing, cell.source)
+        assert bool(text) == bool(draws), cell.source[:80]
+        if draws:
+            assert "plt.show()" in cell.source, "drawn in one cell and shown in another"
+            assert len(text.split()) >= 10
+            texts.append(text)
+    assert len(set(texts)) == len(texts)
+
+
 def test_the_text_of_a_record_is_escaped(path):
     """pandas' tables escape by themselves, its styled ones where they are told to."""
     for cell in read(path).cells:
