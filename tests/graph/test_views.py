@@ -56,6 +56,7 @@ def test_without_chromium_only_a_picture_of_the_same_structure_is_shown(monkeypa
     shown = graph_view.view(model, "here", "A chain <1>")._repr_html_()
     assert "data:image/png;base64,UE5H" in shown
     assert "committed picture" in shown
+    assert "max-width:none" in shown  # readable: not shrunk to the page
     assert "A chain &lt;1&gt;" in shown
     assert "no picture" in graph_view.view(chain(names="abcdfe"), "here", "other")._repr_html_()
 
