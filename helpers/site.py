@@ -1,35 +1,51 @@
-"""Executed notebooks as self-contained HTML pages, what each was made from, and an index of them."""
+"""Executed notebooks as a site that needs no network, made by Sphinx with MyST-NB as ``docs/conf.py`` says, and an
+index of what each page was made from.
+"""
 
 from __future__ import annotations
 
+import base64
+import copy
 import html
+import io
 import json
 import re
-from collections.abc import Sequence
+import shutil
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import nbformat
-from nbconvert import HTMLExporter
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from nbformat.v4 import new_markdown_cell
+from PIL import Image
 
-from helpers import artifacts
+from helpers import artifacts, paths
 from helpers.errors import CourseError
 
 __all__ = [
     "Chapter",
     "Site",
+    "SiteBuildError",
     "SiteRecordError",
     "Source",
     "chapter_goal",
     "chapter_title",
-    "external_references",
-    "index_page",
-    "page",
+    "index_table",
+    "page_source",
+    "sphinx",
+    "without_solutions",
 ]
 
 Outcome = Literal["ran", "failed", "not run"]
+_LARGEST_PNG = 150_000
+
+
+class SiteBuildError(CourseError):
+    """Sphinx could not make the pages."""
 
 
 class SiteRecordError(CourseError):
@@ -68,7 +84,7 @@ class Chapter:
 
     @property
     def page_name(self) -> str:
-        return f"{self.path.stem}.html"
+        return f"notebooks/{self.path.stem}.html"
 
 
 def _opening(notebook: Any) -> str:
@@ -86,133 +102,119 @@ def chapter_goal(notebook: Any) -> str:
     """The first paragraph after the opening heading, without Markdown marks."""
     paragraphs = [part.strip() for part in _opening(notebook).split("\n\n") if part.strip()]
     plain = next((part for part in paragraphs if not part.startswith("#")), "")
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", plain)
     return re.sub(r"[*`_]", "", re.sub(r"\s+", " ", plain))
 
 
-_STYLE = """
-<style>
-:root { --ink:#1f2328; --soft:#59636e; --line:#d1d9e0; --link:#0969da; }
-.course-nav { display:flex; gap:1.5rem; justify-content:space-between; max-width:1060px; margin:0 auto;
-  padding:.8rem 1rem; font:15px/1.4 system-ui,sans-serif; }
-.course-nav a { color:var(--link); text-decoration:none; }
-body.jp-Notebook, main { max-width:1060px !important; margin:0 auto !important; }
-.jp-RenderedHTMLCommon { font-size:16px; line-height:1.55; }
-.jp-RenderedImage img { max-width:100%; height:auto; }
-.jp-OutputArea-output { overflow-x:auto; }
-.jp-RenderedText[data-mime-type="application/vnd.jupyter.stderr"] { background:#f6f8fa; }
-details.course-solution { border:1px solid var(--line); border-radius:6px; padding:.4rem .8rem; margin:.6rem 0; }
-details.course-solution summary { cursor:pointer; font:15px system-ui,sans-serif; }
-</style>
-"""
-
-# nbconvert's template loads MathJax and RequireJS from the network; the pages must work without one.
-_FOREIGN = re.compile(r"<script\b[^>]*\bsrc=[\"']https?://[^>]*>.*?</script>", re.DOTALL | re.IGNORECASE)
-_MATHJAX = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", re.DOTALL)
-_MERMAID = re.compile(r"<script type=\"module\">\s*document\.addEventListener.*?</script>", re.DOTALL)
+def without_solutions(notebook: Any) -> Any:
+    """A copy of the notebook without its solution cells."""
+    kept = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", [])]
+    return nbformat.from_dict({**notebook, "cells": kept})
 
 
-def external_references(page: str) -> list[str]:
-    """Addresses outside the page that a browser would fetch to show it (links that a reader clicks do not count)."""
-    tags = re.findall(r"<(?:script|img|iframe|link|source|video)\b[^>]*>", page, re.IGNORECASE)
-    found = [url for tag in tags for url in re.findall(r"(?:src|href)=[\"'](https?://[^\"']+)", tag)]
-    found += re.findall(r"import\s*\(?\s*[\"'](https?://[^\"']+)", page)
-    return found + re.findall(r"url\(\s*[\"']?(https?://[^)\"']+)", page)
+_DOWNLOADS = """<p class="course-downloads">Made from {made}. This chapter as a notebook:
+<a href="{name}" download>as it ran here</a>, <a href="student/{name}" download>to be solved</a>,
+<a href="solutions/{name}" download>with the solutions</a>.</p>"""
 
 
-def _navigation(before: Chapter | None, after: Chapter | None) -> str:
-    def link(chapter: Chapter | None, arrow: str) -> str:
-        if chapter is None:
-            return "<span></span>"
-        return f'<a href="{chapter.page_name}">{arrow.format(html.escape(chapter.title))}</a>'
-
-    return (
-        f'<nav class="course-nav">{link(before, "← {}")}<a href="index.html">All chapters</a>'
-        f"{link(after, '{} →')}</nav>"
-    )
-
-
-_CELL = re.compile(r'(<div\b[^>]*class="[^"]*celltag_solution[^"]*"[^>]*>)')
-
-
-class _DropEmptyStreams(Preprocessor):
-    """What is left of a progress bar that wiped itself out: blanks."""
-
-    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
-        if "outputs" in cell:
-            cell.outputs = [one for one in cell.outputs if one.output_type != "stream" or one.text.strip()]
-        return cell, resources
-
-
-def page(notebook: Any, chapter: Chapter, before: Chapter | None = None, after: Chapter | None = None) -> str:
-    """One executed notebook as one HTML file that needs no network: pictures inside, solutions folded, of a progress
-    bar its last state.
+def page_source(notebook: Any, chapter: Chapter) -> Any:
+    """A copy of an executed notebook as Sphinx is given it: solutions folded, photographs as JPEG, alternative text for
+    every figure (``mystnb.image.alt`` in the cell's metadata; else the section), of a progress bar its last state.
     """
-    exporter = HTMLExporter(template_name="lab", embed_images=True)
-    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)
-    exporter.register_preprocessor(_DropEmptyStreams, enabled=True)
-    body, _ = exporter.from_notebook_node(nbformat.from_dict(notebook))
-    body = _MERMAID.sub("", _MATHJAX.sub("", _FOREIGN.sub("", body)))
-    body = _wrap_solutions(body)
-    navigation = _navigation(before, after)
-    body = re.sub(r"<title>.*?</title>", f"<title>{html.escape(chapter.title)}</title>", body, count=1, flags=re.DOTALL)
-    body = body.replace("</head>", f"{_STYLE}</head>", 1)
-    body = re.sub(r"(<body\b[^>]*>)", lambda found: found[1] + navigation, body, count=1)
-    return body.replace("</body>", f"{navigation}</body>", 1)
-
-
-def _wrap_solutions(body: str) -> str:
-    """Fold every cell tagged ``solution`` into a <details> element, by balancing the cell's <div>s."""
-    parts, position = [], 0
-    for found in _CELL.finditer(body):
-        if found.start() < position:
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(copy.deepcopy(notebook), {})
+    section = chapter.title
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            section = (re.findall(r"^#+\s+(.+)$", cell.source, re.MULTILINE) or [section])[-1]
             continue
-        depth, end = 0, found.start()
-        for tag in re.finditer(r"<div\b|</div>", body[found.start() :]):
-            depth += 1 if tag[0].startswith("<div") else -1
-            if depth == 0:
-                end = found.start() + tag.end()
-                break
-        parts.append(body[position : found.start()])
-        parts.append('<details class="course-solution"><summary>Show the solution</summary>')
-        parts += [body[found.start() : end], "</details>"]
-        position = end
-    return "".join([*parts, body[position:]])
+        if "solution" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("hide-cell")
+        options = {"image": {"alt": f"Figure: {section}"}, **cell.metadata.get("mystnb", {})}
+        cell.metadata["mystnb"] = nbformat.from_dict(options)
+        # What is left of a progress bar that wiped itself out is blanks.
+        cell.outputs = [one for one in cell.outputs if one.output_type != "stream" or one.text.strip()]
+        for output in cell.outputs:
+            _lighten(output.get("data", {}))
+    links = _DOWNLOADS.format(made=html.escape(str(chapter.source)), name=chapter.path.name)
+    notebook.cells.insert(1, new_markdown_cell(links))
+    if chapter_title(notebook, "") == "":  # a page without a heading is in no table of contents
+        notebook.cells.insert(0, new_markdown_cell(f"# {chapter.title}"))
+    return notebook
 
 
-_INDEX = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Mask R-CNN from PyTorch to TensorRT</title>
-<style>
-body {{ font:17px/1.55 system-ui,sans-serif; color:#1f2328; max-width:980px; margin:2.5rem auto; padding:0 1rem; }}
-table {{ border-collapse:collapse; width:100%; }}
-th, td {{ text-align:left; padding:.55rem .6rem; border-bottom:1px solid #d1d9e0; vertical-align:top; }}
-td.number {{ text-align:right; white-space:nowrap; font-variant-numeric:tabular-nums; }}
-a {{ color:#0969da; text-decoration:none; }} .soft {{ color:#59636e; font-size:15px; }}
-.ran {{ color:#1a7f37; }} .failed {{ color:#cf222e; font-weight:600; }} .not-run {{ color:#59636e; }}
-</style></head><body>
-<h1>Mask R-CNN from PyTorch to TensorRT</h1>
-<p>Its accuracy proven at every step. Every page below was executed from a fresh kernel.</p>
-<table><thead><tr><th>chapter</th><th>what it shows</th><th>seconds</th><th>outcome</th><th>made from</th></tr></thead>
-<tbody>{rows}</tbody></table>
-</body></html>
+def _lighten(data: dict[str, Any]) -> None:
+    """A photograph is a tenth as many bytes as JPEG; a drawing stays the PNG that it is."""
+    png = base64.b64decode(data.get("image/png", ""))
+    if len(png) > _LARGEST_PNG:
+        jpeg = io.BytesIO()
+        picture = Image.open(io.BytesIO(png)).convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        Image.alpha_composite(white, picture).convert("RGB").save(jpeg, "JPEG", quality=85, subsampling=0)
+        del data["image/png"]
+        data["image/jpeg"] = base64.b64encode(jpeg.getvalue()).decode()
+
+
+def sphinx(source: Path, output: Path) -> None:
+    """Make the pages of a folder of notebooks and Markdown files, as ``docs/conf.py`` says.
+
+    Raises:
+        SiteBuildError: Sphinx failed; it says why.
+    """
+    arguments = ["-q", "-j", "2", "-c", paths.REPO_ROOT / "docs", "-d", output.parent / "doctrees", source, output]
+    command = [sys.executable, "-m", "sphinx", *map(str, arguments)]
+    done = subprocess.run(command, text=True, capture_output=True, cwd=paths.REPO_ROOT)
+    if done.returncode:
+        reason = ["Sphinx gave no reason", *re.findall(r"^ *[\w.]+Error: (.+)$", done.stderr, re.MULTILINE)][-1]
+        raise SiteBuildError(f"the pages could not be made ({reason[:200]})", "mend that and run any chapter again")
+
+
+_INDEX = """# Mask R-CNN from PyTorch to TensorRT
+
+Its accuracy proven at every step. Every page below was executed from a fresh kernel.
+
+<!-- chapters --><!-- end -->
+
+```{toctree}
+:hidden:
+:caption: Chapters
+
+%s
+```
+
+```{toctree}
+:hidden:
+:caption: Beside them
+
+%s
+```
 """
+_TABLE = re.compile(r"<!-- chapters -->.*?<!-- end -->", re.DOTALL)
+# Until Sphinx has run once.
+_FIRST_INDEX = """<!doctype html><html lang="en">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Mask R-CNN from PyTorch to TensorRT</title><h1>Mask R-CNN from PyTorch to TensorRT</h1>
+<!-- chapters --><!-- end --></html>"""
 
 
-def index_page(chapters: Sequence[Chapter]) -> str:
-    """The table of chapters. A chapter that did not run, or failed, has no link: its page would not be true."""
+def index_table(chapters: Sequence[Chapter], pages: Collection[str]) -> str:
+    """The table of chapters. One whose page is not among ``pages``, by its name, has no link."""
     rows = []
     for chapter in chapters:
         title = html.escape(chapter.title)
-        name = f'<a href="{chapter.page_name}">{title}</a>' if chapter.outcome == "ran" else title
+        linked = chapter.outcome == "ran" and chapter.page_name in pages
+        name = f'<a href="{chapter.page_name}">{title}</a>' if linked else title
         skipped = f"; {chapter.skipped} GPU cells without a GPU" if chapter.skipped else ""
         has_run = chapter.outcome != "not run"
         rows.append(
-            f'<tr><td>{name}</td><td class="soft">{html.escape(chapter.goal)}</td>'
+            f'<tr><th scope="row">{name}</th><td>{html.escape(chapter.goal)}</td>'
             f'<td class="number">{f"{chapter.seconds:.0f}" if has_run else ""}</td>'
             f'<td class="{chapter.outcome.replace(" ", "-")}">{chapter.outcome}{skipped}</td>'
-            f'<td class="soft">{html.escape(str(chapter.source)) if has_run else ""}</td></tr>'
+            f"<td>{html.escape(str(chapter.source)) if has_run else ''}</td></tr>"
         )
-    return _INDEX.format(rows="\n".join(rows))
+    names = ("chapter", "what it shows", "seconds", "outcome", "made from")
+    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
+    body = "\n".join(rows)
+    return f'<div class="course-chapters"><table class="table"><tr>{heads}</tr>\n{body}</table></div>'
 
 
 _TEXT = {"type": "string"}
@@ -243,8 +245,8 @@ _RECORD = {
 class Site:
     """A folder with the pages of chapters, ``chapters.json`` with what each was made from, and an index that says so.
 
-    Several processes may add pages at once: each adds its own to what the folder holds by then. A page is listed if it
-    is there and recorded; so whatever stops a process, the index is true.
+    Several processes may add chapters at once: each adds its own to what the folder holds by then. :meth:`build` makes
+    the pages of all. The index links a page that is there and recorded; so whatever stops a process, it is true.
     """
 
     def __init__(self, folder: Path, chapters: Sequence[Chapter]) -> None:
@@ -276,36 +278,96 @@ class Site:
         """Forget a chapter's page: if the chapter fails now, an earlier one would look like its result."""
         with artifacts.lock(self.folder / ".lock"):
             self._write(chapter, None)
-            (self.folder / chapter.page_name).unlink(missing_ok=True)
+            for name in (chapter.page_name, f"notebooks/{chapter.path.name}"):
+                (self.folder / name).unlink(missing_ok=True)
 
-    def finish(self, chapter: Chapter, content: str | None = None) -> None:
-        """Add a chapter that ran, with its page, or one that failed, without.
+    def finish(self, chapter: Chapter, executed: Any = None) -> None:
+        """Add a chapter that ran, with its executed notebook, or one that failed, without.
 
         Raises:
-            helpers.artifacts.DiskSpaceError: the disk is full; then the page is not listed.
+            helpers.artifacts.DiskSpaceError: the disk is full; then the chapter is not listed.
         """
         with artifacts.lock(self.folder / ".lock"):
-            if content is not None:
-                artifacts.write_text(self.folder / chapter.page_name, content)
+            if executed is not None:
+                asked = nbformat.read(chapter.path, as_version=4)
+                versions = {"": executed, "student": without_solutions(asked), "solutions": asked}
+                for place, notebook in versions.items():
+                    text = nbformat.writes(nbformat.from_dict(notebook))
+                    artifacts.write_text(self.folder / "notebooks" / place / chapter.path.name, text)
             entry = {"outcome": chapter.outcome, "seconds": chapter.seconds, "skipped": chapter.skipped}
             self._write(chapter, entry | {"source": asdict(chapter.source)})
 
-    def _write(self, chapter: Chapter, entry: dict[str, Any] | None) -> None:
+    def build(self) -> None:
+        """Make the pages of all chapters that the folder holds, with search and contents.
+
+        Raises:
+            SiteBuildError: Sphinx failed; the pages are those of before.
+        """
+        with artifacts.lock(self.folder / ".lock"):
+            work = self.folder / ".building"
+            shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+            try:
+                self._lay_out(work / "source")
+                sphinx(work / "source", work / "html")
+                self._take_over(work / "html")
+            except OSError as error:
+                raise SiteBuildError(f"the pages could not be made ({error})", "mend that and run it again") from error
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+
+    def _lay_out(self, source: Path) -> None:
+        """The sources, where the repository has them: so the links between them hold."""
+        ran = [one for one in self._listed(self._known()) if one.outcome == "ran"]
+        for chapter in ran:
+            notebook = nbformat.read(self.folder / "notebooks" / chapter.path.name, as_version=4)
+            artifacts.write_text(
+                source / "notebooks" / chapter.path.name, nbformat.writes(page_source(notebook, chapter))
+            )
+        beside = [*sorted((paths.REPO_ROOT / "docs").glob("*.md")), *sorted(paths.MODELS.glob("*/MODEL_CARD.md"))]
+        names = [path.relative_to(paths.REPO_ROOT) for path in beside]
+        for path, name in zip(beside, names, strict=True):
+            artifacts.write_text(source / name, path.read_text())
+        listed = (f"notebooks/{one.path.stem}" for one in ran), (str(name.with_suffix("")) for name in names)
+        artifacts.write_text(source / "index.md", _INDEX % tuple(map("\n".join, listed)))
+
+    def _take_over(self, made: Path) -> None:
+        """Put what Sphinx made in its place, file by file, the index last."""
+        files = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
+        for old in (self.folder / "_images").glob("[0-9a-f]" * 64 + ".*"):  # as MyST-NB names them
+            if old.relative_to(self.folder) not in files:
+                old.unlink()
+        for name in sorted(files, key=lambda name: name == Path("index.html")):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (made / name).replace(self.folder / name)
+        self._write_index(self._known())
+
+    def _known(self) -> dict[str, dict[str, Any]]:
         try:
-            records = self.records()
+            return self.records()
         except SiteRecordError:
-            records = {}
+            return {}
+
+    def _write(self, chapter: Chapter, entry: dict[str, Any] | None) -> None:
+        records = self._known()
         records.pop(chapter.path.stem, None)
         if entry is not None:
             records[chapter.path.stem] = entry
         artifacts.write_text(self.folder / "chapters.json", json.dumps(records, indent=1))
-        artifacts.write_text(self.folder / "index.html", index_page(self._listed(records)))
+        self._write_index(records)
+
+    def _write_index(self, records: dict[str, dict[str, Any]]) -> None:
+        index = self.folder / "index.html"
+        text = index.read_text() if index.is_file() else ""
+        pages = [one.page_name for one in self.chapters if (self.folder / one.page_name).is_file()]
+        table = f"<!-- chapters -->{index_table(self._listed(records), pages)}<!-- end -->"
+        artifacts.write_text(index, _TABLE.sub(lambda _: table, text if _TABLE.search(text) else _FIRST_INDEX))
 
     def _listed(self, records: dict[str, dict[str, Any]]) -> list[Chapter]:
         listed = []
         for chapter in self.chapters:
             record = records.get(chapter.path.stem)
-            if record and (record["outcome"] == "failed" or (self.folder / chapter.page_name).is_file()):
+            there = (self.folder / "notebooks" / chapter.path.name).is_file()
+            if record and (record["outcome"] == "failed" or there):
                 chapter = replace(chapter, **{**record, "source": Source(**record["source"])})
             listed.append(chapter)
         return listed

@@ -291,8 +291,8 @@ def _substitute(source: str, old: str, new: str, target: str) -> str:
 _DIFF_STYLE = """
 .patch-diff table.diff {table-layout: auto; font-family: monospace; font-size: 11px; border-collapse: collapse;
   width: 100%; color: #1f2328; background: #fff; margin: 0 0 1em 0}
-.patch-diff table.diff td, .patch-diff table.diff th {text-align: left; white-space: pre-wrap; padding: 0 4px;
-  vertical-align: top; overflow-wrap: anywhere}
+.patch-diff table.diff td, .patch-diff table.diff th {text-align: left; white-space: pre; padding: 0 4px;
+  vertical-align: top}
 .patch-diff thead th {background: #eaeef2; padding: 4px}
 .patch-diff table.diff tbody td {width: 50%}
 .patch-diff table.diff tbody td.diff_header {color: #6e7781; width: 1%; text-align: right; white-space: nowrap;

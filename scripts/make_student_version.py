@@ -11,12 +11,7 @@ import nbformat
 from helpers import paths
 from helpers.artifacts import write_text
 from helpers.errors import CourseError
-
-
-def without_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy of the notebook without its solution cells."""
-    kept = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", [])]
-    return nbformat.from_dict({**notebook, "cells": kept})
+from helpers.site import without_solutions
 
 
 def main() -> None:

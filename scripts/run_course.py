@@ -1,4 +1,4 @@
-"""Run the course headlessly on one model and write it as a site of HTML pages.
+"""Run the course headlessly on one model and write it as a site.
 
 Every notebook is executed in order from a fresh kernel, in the repository root. A failing chapter does not stop the
 others; the failing cell and its traceback are printed last, and the exit status says so: 0, 1 if a chapter failed or
@@ -38,7 +38,7 @@ from helpers.detector.preprocess import read_picture
 from helpers.environment import gpu_available, gpu_name
 from helpers.errors import CourseError
 from helpers.run_report import RunReport, State
-from helpers.site import Chapter, Site, SiteRecordError, Source, chapter_goal, chapter_title, page
+from helpers.site import Chapter, Site, SiteRecordError, Source, chapter_goal, chapter_title
 
 
 class ArgumentError(CourseError):
@@ -358,9 +358,7 @@ def run_chapter(course: Course, chapter: Chapter, running: Running) -> str:
         print(f"{chapter.path.stem} ...", flush=True)
         done, notebook, trouble = execute(chapter, course.executed, running)
         if done.outcome == "ran":
-            place = course.every.index(chapter)
-            around = (course.every[place - 1] if place else None, *course.every[place + 1 : place + 2])
-            course.site.finish(done, page(notebook, done, *around))
+            course.site.finish(done, notebook)
         elif done.outcome == "failed":
             failing = running.progress[chapter.path.stem].cell
             course.site.finish(done)
@@ -387,10 +385,9 @@ def _report(report: RunReport, done: Chapter, notebook: Any, **known: Any) -> No
     report.chapter(name, state=done.outcome, seconds=round(done.seconds, 3), **known)
 
 
-def run_chapters(course: Course) -> dict[Chapter, str]:
+def run_chapters(course: Course, running: Running) -> dict[Chapter, str]:
     """Run the chosen chapters; returns those that failed, with what went wrong."""
-    running = Running()
-    with running.interruptible(), ThreadPoolExecutor(course.jobs) as pool:
+    with ThreadPoolExecutor(course.jobs) as pool:
         futures = {
             chapter: pool.submit(lambda one: "" if running.stopping else run_chapter(course, one, running), chapter)
             for chapter in course.chosen
@@ -410,12 +407,20 @@ def main(arguments: list[str] | None = None) -> int:
     first = course.chosen[0].source
     gpu = "with a GPU" if first.gpu else "no GPU: GPU cells show records"
     print(f"running {len(course.chosen)} chapters, chosen model {model_spec().name}, {gpu}", flush=True)
+    running = Running()
     troubles: dict[Chapter, str] = {}
-    try:
-        troubles = run_chapters(course)
-        state: State = "failed" if troubles else "ran"
-        print(f"site: {course.site.folder / 'index.html'}", flush=True)
-    except KeyboardInterrupt:
+    state: State = "ran"
+    with running.interruptible(), contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):
+            troubles = run_chapters(course, running)
+            state = "failed" if troubles else "ran"
+        try:
+            course.site.build()  # after an interrupt too: what has run can be read
+            print(f"site: {course.site.folder / 'index.html'}", flush=True)
+        except CourseError as error:
+            print(error, file=sys.stderr)
+            state = "failed"
+    if running.stopping:
         state = "interrupted"
         print("interrupted; finished chapters are in the site, the others are marked as not run", file=sys.stderr)
     for chapter, trouble in troubles.items():

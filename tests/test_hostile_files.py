@@ -128,7 +128,7 @@ def records(folder, data):
         one_sentence(error)
     listed = site.Site(folder, [site.Chapter(paths.NOTEBOOKS / "01_one.ipynb", "One", "")])
     try:
-        site.index_page(listed._listed(listed.records()))
+        site.index_table(listed._listed(listed.records()), [])
     except site.SiteRecordError as error:
         one_sentence(error)
 

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from helpers import paths
+from helpers.site import without_solutions
 
 # Chapters are run one after the other, whatever runs beside them: one alone may take 14 GB.
 pytestmark = pytest.mark.xdist_group("chapters")
@@ -135,8 +136,6 @@ def test_it_runs_with_plain_nbconvert(path, tmp_path):
 
 
 def test_the_student_version_lacks_the_solutions_and_nothing_else(path):
-    from scripts.make_student_version import without_solutions
-
     whole = read(path)
     student = without_solutions(whole)
     nbformat.validate(student)
