@@ -15,7 +15,7 @@ from onnx import shape_inference
 from tqdm import tqdm
 
 from helpers.graph.index import GraphIndex
-from helpers.graph.onnx_runtime import open_session, run_session
+from helpers.graph.onnx_runtime import open_session, owned, run_session
 from helpers.graph.runner import GraphInputError, RunnerError, checked_feeds
 
 __all__ = [
@@ -109,11 +109,12 @@ def run_graph(
         helpers.graph.runner.RunnerError: ONNX Runtime refuses the part, or stops in it.
     """
     index = GraphIndex.of(model)
-    return run_part(extract(index, outputs), check_feeds(index, feeds))
+    return owned(run_part(extract(index, outputs), check_feeds(index, feeds)))
 
 
 def run_part(part: onnx.ModelProto, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """All outputs of a part of a graph, from what it takes of ``arrays``, without ONNX Runtime's optimisations.
+    """All outputs of a part of a graph, from what it takes of ``arrays``, without ONNX Runtime's optimisations; in the
+    session's memory, as :func:`helpers.graph.onnx_runtime.owned` tells.
 
     Raises:
         helpers.graph.runner.RunnerError: ONNX Runtime refuses the part, or stops in it.
