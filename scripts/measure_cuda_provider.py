@@ -202,6 +202,7 @@ class Session:
     def __init__(self, path: Path, device: str) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        ort.set_default_logger_severity(3)
         cuda = ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"})
         chosen = [cuda] if device == "cuda" else []
         if chosen and hasattr(ort, "preload_dlls"):
@@ -326,7 +327,11 @@ def run(folder: Path, options: Any) -> None:
         "what": "exported graphs in ONNX Runtime's CUDA provider, TF32 off, outputs left on the GPU; see the script",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": about["commit"],
-        "command": shlex.join(["python", "scripts/measure_cuda_provider.py", *sys.argv[1:]]),
+        # Of a place on that machine the last part: the rest says nothing elsewhere.
+        "command": shlex.join(
+            ["python", "scripts/measure_cuda_provider.py"]
+            + [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+        ),
         "machine": machine,
         "pictures": about["pictures"],
         "rows": rows,
