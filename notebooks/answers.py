@@ -88,7 +88,8 @@ def level_of_box(answer: Callable[[np.ndarray[Any, Any]], Any]) -> Verdict:
 def levels_moved(answer: int, *, walked: Any, nearest: Any) -> Verdict:
     from helpers.detector.architecture import roi_levels
 
-    return answer == (roi_levels(walked.found.boxes) != roi_levels(walked.proposals[nearest, :4])).sum()
+    # A number of Python's: a list is not equal to it, as it would be, item by item, to NumPy's.
+    return answer == int((roi_levels(walked.found.boxes) != roi_levels(walked.proposals[nearest, :4])).sum())
 
 
 # --- 02 inference -----------------------------------------------------------------------------------------------------

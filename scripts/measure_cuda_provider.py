@@ -4,9 +4,10 @@
     python scripts/measure_cuda_provider.py run build/cuda_provider --output evidence/cuda_provider.json
 
 The first step needs the course's environment. It exports the embedded model full and lean, plain and with the patches
-for half precision, in FP32 and in float16 (``--types`` for one of them only: a smaller folder), the batch free, and
-writes the graphs, their weights (each once), the resized demo pictures (``inputs.npz``) and what ONNX Runtime finds on
-this CPU (``expected.npz``) into a folder; SHA256SUMS names them all.
+for half precision, in FP32 and in float16, the batch free (``--masks``, ``--variants`` and ``--types`` for some of them
+only, or for each patch alone, and for boxes moved by their class and back, as the article's graph has them). It writes
+the graphs, their weights (each once), the resized demo pictures (``inputs.npz``) and what the plain lean graph finds in
+FP32 on this CPU (``expected.npz``) into a folder; SHA256SUMS names them all.
 
 The second needs numpy, onnx, onnxruntime-gpu and this file, no mmdet and nothing else of the course:
 
@@ -46,6 +47,8 @@ BATCHES = (1, 4)
 #: Detections below this score do not count, as in the parity contract.
 SCORE = 0.05
 TYPES = ("float32", "float16")
+MASKS = ("full", "lean")
+VARIANTS = ("plain", "patched", "moved", "p30", "p31", "p32", "p33", "p34")
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 FORMAT = 1
 #: Seconds after which a row is timed no longer.
@@ -64,20 +67,23 @@ def network_inputs(pictures: Array, sizes: Array) -> dict[str, Array]:
 # --- the first step ---------------------------------------------------------------------------------------------------
 
 
-def graphs(types: Sequence[str]) -> dict[str, onnx.ModelProto]:
-    """Every graph of the table, by its file's name; the batch is free."""
+def graphs(types: Sequence[str], masks: Sequence[str], variants: Sequence[str]) -> dict[str, onnx.ModelProto]:
+    """The graphs of the table, by their files' names; the batch is free."""
     from helpers.export import exporter
     from helpers.graph.file import load_onnx
     from helpers.half_precision.plan import cast_islands
 
     found = {}
     options = exporter.dynamic_options()
-    for masks in ("full", "lean"):
-        for name, patches in (("plain", ()), ("patched", exporter.HALF)):
-            chosen = {**options, "applied": (*options["applied"], *patches), "masks": masks}
-            model = load_onnx(exporter.make_onnx("emoji", label=f"dynamic-{masks}-{name}", **chosen))
+    ends = {"plain": options["applied"], "patched": (*options["applied"], *exporter.HALF)}
+    ends["moved"] = (*exporter.BOXES_MOVED["standard"], *exporter.DYNAMIC)
+    ends |= {name.split("_")[0]: (*options["applied"], name) for name in exporter.HALF}
+    for form in masks:
+        for name in variants:
+            chosen = {**options, "applied": ends[name], "masks": form}
+            model = load_onnx(exporter.make_onnx("emoji", label=f"dynamic-{form}-{name}", **chosen))
             for kind in types:
-                found[f"{masks}-{name}-{kind}"] = model if kind == "float32" else cast_islands(model)
+                found[f"{form}-{name}-{kind}"] = model if kind == "float32" else cast_islands(model)
     return found
 
 
@@ -103,7 +109,7 @@ def write_graph(path: Path, model: onnx.ModelProto) -> None:
     write_bytes(path, copy.SerializeToString())
 
 
-def prepare(folder: Path, types: Sequence[str]) -> None:
+def prepare(folder: Path, options: Any) -> None:
     """Write graphs, pictures, expected outputs and sums into ``folder``."""
     from helpers import artifacts, evidence, paths
     from helpers.detector.preprocess import denormalise, read_picture
@@ -119,10 +125,14 @@ def prepare(folder: Path, types: Sequence[str]) -> None:
         "sizes": np.array([picture.resized_shape for picture in pictures]),
     }
     inputs = network_inputs(**stored)
-    for name, model in graphs(types).items():
+    for name, model in graphs(options.types, options.masks, options.variants).items():
         write_graph(folder / f"{name}.onnx", model)
-    session = Session(folder / f"lean-plain-{types[0]}.onnx", "cpu")
-    found = [session.run({name: array[i : i + 1] for name, array in inputs.items()}, 0)[0] for i in range(len(files))]
+    with tempfile.TemporaryDirectory() as scratch:
+        (reference,) = graphs(("float32",), ("lean",), ("plain",)).values()
+        write_graph(Path(scratch) / "reference.onnx", reference)
+        session = Session(Path(scratch) / "reference.onnx", "cpu")
+    each = [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(len(files))]
+    found = [session.run(feeds, 0)[0] for feeds in each]
     expected = {name: np.concatenate([one[name] for one in found]) for name in ("dets", "labels")}
     for name, arrays in (("inputs", stored), ("expected", expected)):
         with artifacts.whole_file(folder / f"{name}.npz") as temporary:
@@ -346,6 +356,8 @@ def main(words: Sequence[str] | None = None) -> None:
     first = steps.add_parser("prepare", help="export the graphs, here")
     first.add_argument("folder", type=Path)
     first.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES), help="of the graphs (both)")
+    first.add_argument("--masks", nargs="+", choices=MASKS, default=list(MASKS), help="of the graphs (both)")
+    first.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS[:2]), help="plain and patched")
     second = steps.add_parser("run", help="measure, on a machine with a GPU")
     second.add_argument("folder", type=Path)
     second.add_argument("--output", type=Path, required=True, help="JSON file to write")
@@ -356,7 +368,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     if options.step == "prepare":
         sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-        prepare(options.folder, options.types)
+        prepare(options.folder, options)
     else:
         run(options.folder, options)
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Set everything up (a moment if it is), then lint, types and tests. Arguments go to pytest. The tests marked slow (they
 # repeat at length what a chapter or another test shows) are left out, unless the first argument is --all. Two processes run
-# the tests, one of them the chapters, one after the other (--dist loadgroup): together they need 20 GB. -n 0 is one.
+# the tests, each taking the next one when it is free, so that two chapters may run at once: together they took 17 GB.
+# -n 0 is one process. (--dist loadgroup hands out single tests in the order of collection; with pytest 9.2 xdist 3.8 sees
+# no groups.)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$("$root/scripts/setup.sh")

@@ -14,12 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 warnings.filterwarnings("ignore", message="On January 1, 2023, MMCV")
+# No test asks for time: a busy machine is no finding.
+hypothesis.settings.register_profile("course", deadline=None)
+hypothesis.settings.load_profile("course")
 
 from helpers import paths  # noqa: E402
 from helpers.detector import models  # noqa: E402
@@ -28,8 +32,8 @@ from helpers.detector.preprocess import NetworkInput, prepare, read_picture  # n
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Chapters first: they take longest, and a second process goes through everything else meanwhile. Of the chapters,
-    the one that takes 14 GB last, when that is done."""
+    """Chapters first: they take longest, and what is short fills the gaps at the end. Of the chapters, the one that
+    takes most memory last, when less runs beside it."""
     items.sort(key=lambda item: ("notebooks" not in item.path.parts, "[07_" in item.nodeid))
 
 

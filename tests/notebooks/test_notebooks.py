@@ -13,8 +13,6 @@ import pytest
 from helpers import paths
 from helpers.site import without_solutions
 
-# Chapters are run one after the other, whatever runs beside them: one alone may take 14 GB.
-pytestmark = pytest.mark.xdist_group("chapters")
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 TAGS = {"setup", "demo", "gpu", "exercise", "solution"}
 

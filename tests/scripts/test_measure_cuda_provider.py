@@ -46,7 +46,7 @@ def toy():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(script, "graphs", lambda types: {f"lean-plain-{types[0]}": toy()})
+        patched.setattr(script, "graphs", lambda types, *_: {f"lean-plain-{types[0]}": toy()})
         made = tmp_path_factory.mktemp("cuda") / "made"
         script.main(["prepare", str(made), "--types", "float32"])
     return made
