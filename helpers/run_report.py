@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from xml.etree import ElementTree
 
 from helpers import artifacts, evidence, paths
@@ -43,7 +43,7 @@ SCHEMA: dict[str, Any] = _object(
     commit=_WORDS,
     command=_TEXT,
     machine=_object(platform=_TEXT, python=_TEXT, versions={"type": "object", "additionalProperties": _TEXT}),
-    state={"enum": ["running", "ran", "failed", "interrupted", "did not begin"]},
+    state={"enum": [*get_args(State)]},
     error=_WORDS,
     seconds=_AMOUNT,
     chapters={"type": "array", "items": _CHAPTER},

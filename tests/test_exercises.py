@@ -106,7 +106,7 @@ NO_MORE = ["00/1", "01/2", "02/2", "03/2", "04/1", "05/1", "05/2", "05/3", "06/1
 
 @pytest.mark.parametrize("name", [*GIVEN, *NO_MORE, "09/1", "09/2"])
 def test_an_answer_of_any_type_is_answered_in_one_line(name):
-    @settings(max_examples=40, deadline=None, database=None)
+    @settings(max_examples=40, database=None)
     @given(answer=OF_NO_USE)
     def test(answer):
         with pytest.raises(WrongAnswerError) as raised:

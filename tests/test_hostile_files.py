@@ -153,7 +153,7 @@ def read_all(folder, kind, examples):
     read, data = KINDS[kind]
 
     @seed(SEED)
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, database=None, suppress_health_check=list(HealthCheck))
     @given(data=data)
     def test(data):
         read(folder, data)

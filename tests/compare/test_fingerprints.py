@@ -26,7 +26,7 @@ def rows_of(array: np.ndarray) -> np.ndarray:
     return fingerprint(array).rows[0]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.integers(2, 9), min_size=2, max_size=4), st.integers(0, 99), st.data())
 def test_rounding_and_reshaping_keep_the_order_and_any_other_order_is_seen(shape, seed, data):
     array = tensor(*shape, seed=seed)
@@ -51,7 +51,7 @@ def test_two_swapped_channels_of_a_large_tensor_are_seen(shape):
     assert same(array, noisy(array))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(10, 3000), st.floats(0.01, 1), st.integers(0, 99))
 def test_the_distance_is_the_root_mean_square_up_to_a_factor_near_1(count, size, seed):
     array = tensor(count, seed=seed)
@@ -69,7 +69,7 @@ def test_infinite_values_are_told_apart_and_agree_with_themselves():
     assert distance(fingerprint(array), fingerprint(tensor(6, 7))) == np.inf
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(60, 400), st.integers(0, 99), st.integers(0, 38))
 def test_rows_may_change_places_with_their_neighbours_and_blocks_may_not(count, seed, place):
     rows = tensor(1, count, 4, seed=seed)
@@ -82,7 +82,7 @@ def test_rows_may_change_places_with_their_neighbours_and_blocks_may_not(count, 
     assert not same_rows(own, rows_of(rows[..., [1, 0, 2, 3]]))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(40, 300), st.integers(0, 200), st.integers(0, 200), st.integers(0, 99), st.sampled_from([1, 4]))
 def test_one_level_is_found_among_all_and_nothing_else_is(count, before, after, seed, width):
     level = tensor(count, width, seed=seed)

@@ -31,7 +31,7 @@ def changed(found: Detections, **fields: np.ndarray) -> Detections:
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.permutations(range(6)))
 def test_order_does_not_matter(order):
     found = detections()
@@ -100,7 +100,7 @@ def test_only_scores_from_the_floor_on_are_compared_and_a_partner_may_lie_just_b
     assert compare(weak, weak[:1]).agrees
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     row=st.integers(0, 5),
     column=st.integers(0, 4),

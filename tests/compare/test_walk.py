@@ -65,7 +65,7 @@ def test_a_correct_graph_has_no_disagreement(recording):
     assert found(graph(), recording) is None
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.sampled_from(["0.weight", "0.bias", "4.weight", "4.bias"]), st.sampled_from(["value", "order", "infinite"]))
 def test_a_wrong_weight_is_named_whatever_is_wrong_with_it(recording, name, kind):
     wrong = MODULE.state_dict()[name].numpy().copy()

@@ -105,7 +105,7 @@ def test_the_client_finds_what_the_course_finds_without_the_course(whole, lean, 
     assert (picture.returncode, picture.stderr) == (1, f"{whole / 'README.md'} is not a picture that can be decoded.\n")
 
 
-@settings(deadline=None, max_examples=25, derandomize=True, database=None)
+@settings(max_examples=25, derandomize=True, database=None)
 @given(st.tuples(st.integers(1, 700), st.integers(1, 700)), st.integers(0, 99))
 def test_a_picture_is_prepared_as_the_course_does_it(whole, shape, seed):
     picture = np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)

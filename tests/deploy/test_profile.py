@@ -33,7 +33,7 @@ def counted(model, feeds):
 SIZES = st.integers(1, 5)
 
 
-@settings(deadline=None, max_examples=15, derandomize=True, database=None)
+@settings(max_examples=15, derandomize=True, database=None)
 @given(SIZES, SIZES, SIZES, SIZES, st.sampled_from(["", "b,", "2,b,"]), st.booleans())
 def test_operations_of_matrix_products(m, k, n, b, batch, flat):
     batch = batch.replace("b", str(b))
@@ -44,7 +44,7 @@ def test_operations_of_matrix_products(m, k, n, b, batch, flat):
     assert profiling.operations(model) == {"n0": counted(model, feeds)}
 
 
-@settings(deadline=None, max_examples=15, derandomize=True, database=None)
+@settings(max_examples=15, derandomize=True, database=None)
 @given(st.integers(1, 3), SIZES, SIZES, st.integers(1, 3), st.booleans())
 def test_operations_of_convolutions(batch, channels, features, kernel, transposed):
     weights = (channels, features) if transposed else (features, channels)

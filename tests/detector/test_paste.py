@@ -30,7 +30,7 @@ def by_mmdet(values: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return masks
 
 
-@settings(deadline=None, max_examples=60, derandomize=True, database=None)
+@settings(max_examples=60, derandomize=True, database=None)
 @given(BOXES, st.integers(0, 99), st.sampled_from([(28, 28), (3, 5)]))
 def test_masks_are_pasted_as_inference_pastes_them(corners, seed, cells):
     boxes = np.array([(*np.minimum(c[:2], c[2:]), *np.maximum(c[:2], c[2:])) for c in corners], np.float32)

@@ -46,7 +46,7 @@ def steps(norm=CAFFE, scale=(133, 80), resize=None, pad=None, **around):
         (steps(pad={"pad_to_square": True}), (133, 133), True),
     ],
 )
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.integers(10, 200), st.integers(0, 150))
 def test_pictures_are_prepared_as_mmdet_does_bit_for_bit(given_steps, shape, kept, height, more):
     """Landscape ones, of which the input is made: mmdet's own steps, its own reader, our arithmetic."""

@@ -68,7 +68,7 @@ def test_padding_is_zero_and_outside_the_resized_shape():
     assert (prepared.tensor[..., :800] > 2).all()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(20, 900), st.integers(20, 900), st.lists(st.floats(0, 1), min_size=4, max_size=4))
 def test_boxes_go_to_the_input_and_back(height, width, corners):
     prepared = prepare(np.zeros((height, width, 3), np.uint8))

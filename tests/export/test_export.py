@@ -243,7 +243,7 @@ def test_the_official_architecture_in_both_flavours_and_the_search_on_it(tmp_pat
     parity(exported("mmcv", export.CORRECT["mmcv"])).require()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([4.0, 64.0, 1216.0]))
 def test_moved_apart_levels_are_suppressed_as_batched_nms_does(count, seed, touch_the_border, size):
     from mmcv.ops import batched_nms, nms

@@ -46,7 +46,7 @@ MORE = [(2, "standard"), (5, "mmcv"), (80, "standard")]
 def test_few_proposals_give_no_detection_at_the_corner(graphs, small_input, classes, flavour):
     detector, runner = graphs(classes, flavour)
 
-    @settings(max_examples=3, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=3, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(st.integers(0, 1000))
     def check(seed):
         prepared = small_input(seed)

@@ -45,7 +45,7 @@ def runners(exported):
 def test_any_part_of_any_picture_in_every_form(light_detector, runners, demo):
     seen = []
 
-    @settings(deadline=None, max_examples=6, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=6, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(NAMES), st.tuples(*[st.floats(0.05, 1)] * 2), st.tuples(*[st.floats(0, 1)] * 2))
     def check(name, part, corner):
         whole = np.array(demo[name].shape[:2])
@@ -116,7 +116,7 @@ def test_lean_masks_are_refused_where_they_would_be_wrong(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_each_row_is_clipped_to_its_own_picture_as_inference_clips(seed):
     from mmdet.core.bbox.coder.delta_xywh_bbox_coder import delta2bbox

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -135,7 +135,6 @@ def graph(operator: str, numbers: list[int], *, from_input: bool = True) -> onnx
     )
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["Reshape", "Expand", "Tile", "Slice"]), st.integers(-1, 50))
 def test_a_constant_above_one_in_the_batch_dimension_is_found(operator, number):
     numbers = [number] if operator == "Slice" else [number, 4]

@@ -107,7 +107,7 @@ def test_without_islands_the_converted_graph_overflows_as_the_simulation_says(mo
         np.testing.assert_array_equal(bare[name], expected)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_converted_graph_is_valid_and_computes_what_the_simulation_does(data):
     """Random graphs and islands. Inputs that half precision holds, and operators whose result is rounded once."""

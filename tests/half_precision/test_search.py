@@ -35,7 +35,7 @@ from helpers.half_precision.simulation import HalfPrecisionError, hunt, round_re
 NAMES = [f"n{i}" for i in range(24)]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.sets(st.sampled_from(NAMES)))
 def test_the_nodes_that_a_test_needs_are_found_and_no_others(needed):
     trials = Trials(needed.issubset)
@@ -46,7 +46,7 @@ def test_the_nodes_that_a_test_needs_are_found_and_no_others(needed):
     assert not any(outcome.passed for outcome in found.without.values())
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.sets(st.sampled_from(NAMES), min_size=1, max_size=5), min_size=1, max_size=4), st.randoms())
 def test_with_several_ways_out_the_result_passes_and_no_node_of_it_is_idle(ways, random):
     def test(keep):
@@ -196,7 +196,7 @@ def test_functions_of_one_name_in_two_files_are_not_the_same():
     assert _same_functions(graph(nodes, {}, "a"), ["a"]) == {"a", "c"}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.sets(st.sampled_from(NAMES), min_size=1, max_size=5), min_size=1, max_size=3))
 def test_nodes_that_nothing_replaces_are_in_every_set_that_passes(ways):
     trials = Trials(lambda keep: any(way <= keep for way in ways))
@@ -252,7 +252,7 @@ def test_bad_searches_are_named(overflowing, tmp_path):
         find_plan(nameless, FEEDS, outputs=["y"], judge=lambda found: Outcome(True))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_trial_computes_what_the_whole_graph_would(data):
     """Random graphs of chains and joins, random candidates, random islands."""

@@ -249,7 +249,7 @@ def test_an_empty_tensor_is_finite(overflowing):
 finite = st.floats(-70000, 70000, width=32)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(arrays.arrays(np.float32, st.integers(1, 8), elements=finite), finite)
 def test_inputs_weights_and_results_are_rounded_as_numpy_rounds(x, weight):
     model = graph([helper.make_node("Add", ["x", "w"], ["y"], name="add")], {"w": np.full(1, weight, np.float32)})

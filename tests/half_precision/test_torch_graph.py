@@ -165,7 +165,7 @@ def test_it_has_every_format_of_the_simulation():
     assert set(rules.FORMATS) < set(torch_graph.DTYPES)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0, 2]))
 def test_roi_align_agrees_with_onnx_runtime(seed, ratio):
     # RoIs of every size, partly and wholly outside, some empty; whole numbers hit the borders of the samples.
@@ -210,7 +210,7 @@ def test_ruined_rois_get_the_simulations_answers():
     assert not ours[3:].any()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([0, 2, 50]),

@@ -22,7 +22,7 @@ from helpers.paths import build_root
 ensure_torchvision()
 from mmcv.ops import roi_align as mmcv_roi_align  # noqa: E402
 
-few = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60)
 seeds = st.integers(0, 2**31)
 flags = st.booleans()
 
@@ -214,7 +214,7 @@ def torch_grid_sample(
     return result.numpy()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     seed=seeds,
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
@@ -296,7 +296,7 @@ def test_pasting_a_mask():
 # --- NonMaxSuppression ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=seeds,
     batch=st.integers(1, 2),

@@ -80,7 +80,7 @@ def random_boxes(generator: np.random.Generator, *shape: int) -> np.ndarray:
     return np.concatenate([corner, corner + generator.uniform(5, 60, (*shape, 2))], axis=-1).astype(np.float32)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_nms_by_class_is_greedy_nms_of_each_class(by_class, seed):
     generator = np.random.default_rng(seed)
@@ -135,7 +135,7 @@ def levels_of(sides: torch.Tensor, dtype: torch.dtype, *names: str) -> list[int]
         return extractor.map_roi_levels(rois.to(dtype), 4).tolist()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(*[st.floats(1, 1200, width=32)] * 2), min_size=1, max_size=20))
 def test_roi_levels_are_the_same_without_the_area(sides):
     sides = torch.tensor(sides)

@@ -102,7 +102,7 @@ def inputs(head, pictures, seed, scale):
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from([1.0, 0.1, 0.0]), unused=st.integers(1, 9))
 def test_detections_do_not_depend_on_unused_rows(name, seed, scale, unused):
     _, _, pictures, head = GRAPHS[name]

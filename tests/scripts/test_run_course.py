@@ -416,7 +416,7 @@ def test_the_readmes_job_keeps_what_is_compiled_and_what_a_run_says():
     assert "~/.cache/maskrcnn-course" in [step.get("with", {}).get("path") for step in job["steps"]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(words=st.text(), state=st.sampled_from(["running", "ran", "failed", "interrupted", "did not begin"]))
 def test_xml_can_be_read_whatever_a_cell_said(words, state):
     chapter = {"chapter": "01_one", "state": "failed", "seconds": 1.0, "error": words, "skipped": [GPU_CELL]}

@@ -119,7 +119,7 @@ def test_unknown_sizes_are_named_and_decided_once_they_are_given() -> None:
     assert effects(nms("boxes"), "10", shapes={"x0": [1, 5000, 4], "x1": [1, 1, 5000]}) == []
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(boxes=st.integers(1, 9000), classes=st.integers(1, 90), version=st.sampled_from(ops.VERSIONS))
 def test_the_limit_is_the_product(boxes: int, classes: int, version: str) -> None:
     found = [one for one in judge.limits(nms(boxes, classes), version) if "best boxes" in one.limit]
