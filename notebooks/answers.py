@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from helpers.exercises import Verdict, exercise
@@ -82,14 +83,24 @@ def level_of_box(answer: Callable[[np.ndarray[Any, Any]], Any]) -> Verdict:
 
 @exercise(
     "01/3",
-    "Apply architecture.roi_levels to the detections and to their nearest proposals.",
-    "np.count_nonzero(roi_levels(found.boxes) != roi_levels(walked.proposals[nearest, :4]))",
+    "A function of yours in the place of multiclass_nms calls the old one with return_inds=True, keeps what it "
+    "returns as third, and gives back the first two.",
+    "Number // 80 is the proposal; labels.argsort(stable=True), of the labels that the NMS returned, brings the "
+    "numbers into the order of walked.found.",
 )
-def levels_moved(answer: int, *, walked: Any, nearest: Any) -> Verdict:
-    from helpers.detector.architecture import roi_levels
-
-    # A number of Python's: a list is not equal to it, as it would be, item by item, to NumPy's.
-    return answer == int((roi_levels(walked.found.boxes) != roi_levels(walked.proposals[nearest, :4])).sum())
+def true_proposals(answer: npt.ArrayLike, *, walked: Any, detector: Any, prepared: Any) -> Verdict:
+    rows, found = np.asarray(answer), walked.found
+    if rows.shape != found.labels.shape or not np.issubdtype(rows.dtype, np.integer):
+        return f"{len(found.labels)} whole numbers are wanted, one a detection; got {rows.dtype} of shape {rows.shape}"
+    if rows.min() < 0 or rows.max() >= len(walked.proposals):
+        return f"there are {len(walked.proposals)} proposals, and {rows.max()} of them is none"
+    scores, deltas = (output[rows] for output in walked.call("roi_head.bbox_head").outputs)
+    proposals = scores.new_tensor(walked.proposals[rows, :4])
+    boxes = detector.roi_head.bbox_head.bbox_coder.decode(proposals, deltas, max_shape=prepared.resized_shape)
+    of_class = np.arange(len(rows)), found.labels
+    apart = np.abs(boxes.reshape(len(rows), -1, 4).numpy()[of_class] - found.boxes).max(axis=1) > 0.01
+    apart |= np.abs(scores.softmax(dim=1).numpy()[of_class] - found.scores) > 1e-4
+    return not apart.any() or f"{apart.sum()} of {len(rows)} detections are not what the box head makes of it"
 
 
 # --- 02 inference -----------------------------------------------------------------------------------------------------
@@ -107,6 +118,35 @@ def width_in_input(answer: int) -> Verdict:
     from helpers.detector.preprocess import fit_scale
 
     return answer == fit_scale((375, 500), (800, 1216))[1]
+
+
+@exercise(
+    "02/3",
+    "In this order: which size (COURSE.resized), which channel first, resize as float32, normalise, and only then pad.",
+    "functional.interpolate(..., mode='bilinear') of picture.flip(2).permute(2, 0, 1)[None].float(), minus MEAN, "
+    "divided by STD, both of shape (3, 1, 1); functional.pad fills with zeros.",
+)
+def network_with_preprocessing(answer: Any) -> Verdict:
+    import torch
+
+    from helpers import paths
+    from helpers.detector import preprocess
+
+    if not isinstance(answer, torch.nn.Module):
+        return f"a torch.nn.Module is asked for, this is a {type(answer).__name__}"
+    whole = preprocess.read_picture(paths.DATA / "demo" / "crowd.jpg")
+    wider = np.concatenate([whole, whole], axis=1)
+    for view in (whole, whole[:300, :100], whole[::5, ::3], wider[:300]):
+        wanted = preprocess.prepare(np.ascontiguousarray(view)).tensor
+        got = answer(torch.from_numpy(np.ascontiguousarray(view))).detach()
+        size = f"{view.shape[1]} x {view.shape[0]}"
+        if tuple(got.shape) != wanted.shape or got.dtype != torch.float32:
+            return f"of a picture of {size} it makes {got.dtype} of shape {tuple(got.shape)}"
+        levels = np.abs(got.numpy() - wanted)[0] * np.array(preprocess.STD).reshape(3, 1, 1)
+        # OpenCV resizes in whole grey levels.
+        if not levels.max() <= 1.5:
+            return f"of a picture of {size} it makes what is up to {levels.max():.1f} grey levels from prepare's"
+    return True
 
 
 # --- 03 static export -------------------------------------------------------------------------------------------------
@@ -184,9 +224,35 @@ def planted_and_found(answer: tuple[onnx.ModelProto, Any], *, correct: onnx.Mode
 # --- 05 plugins -------------------------------------------------------------------------------------------------------
 
 
-@exercise("05/1", "Points along x times points along y.", "ceil(200 / 4 / 7) * ceil(120 / 4 / 7)")
-def sampling_points(answer: int) -> Verdict:
-    return answer == int(np.ceil(200 / 4 / 7)) * int(np.ceil(120 / 4 / 7))
+@exercise(
+    "05/1",
+    "Print mmcv's node, and what mmcv_flavour.opset_import has besides ONNX's own operators.",
+    "helper.make_node('grid_sampler', the old inputs, the old outputs, domain='mmcv', interpolation_mode=0, "
+    "padding_mode=0, align_corners=0) in the old node's place, and helper.make_opsetid('mmcv', 1).",
+)
+def asks_for_the_plugin(
+    answer: onnx.ModelProto, *, standard: onnx.ModelProto, mmcv_flavour: onnx.ModelProto
+) -> Verdict:
+    def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+        return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+    operators = [node.op_type for node in answer.graph.node]
+    old = [node.op_type for node in standard.graph.node]
+    if operators.count("grid_sampler") != 1 or "GridSample" in operators:
+        return "one node grid_sampler is asked for, and no GridSample"
+    place = operators.index("grid_sampler")
+    if [*operators[:place], "GridSample", *operators[place + 1 :]] != old:
+        return "the other nodes are not those of the standard graph, in its order"
+    made, before = answer.graph.node[place], standard.graph.node[place]
+    wanted = next(node for node in mmcv_flavour.graph.node if node.op_type == "grid_sampler")
+    if (list(made.input), list(made.output)) != (list(before.input), list(before.output)):
+        return "the new node must read and make what the old one did"
+    if made.domain != wanted.domain:
+        return f"a node of the domain {made.domain!r} is another operator than mmcv's"
+    if attributes(made) != attributes(wanted):
+        return f"its attributes are {attributes(made)}"
+    known = {entry.domain for entry in answer.opset_import}
+    return wanted.domain in known or f"the graph's opset_import does not know the domain {wanted.domain!r}"
 
 
 @exercise("05/2", "-1 is the outer edge of pixel 0, and 2/28 is the width of a pixel.", "half a pixel in from -1")

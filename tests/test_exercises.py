@@ -38,9 +38,9 @@ def test_a_right_answer_is_remembered_and_the_courses_own_is_not(capsys):
     check("04/1", 800, is_solution=True)
     assert solved() == ()
     check("04/1", 800.5)
-    check("05/1", 40)
+    check("07/1", 54)
     check("04/1", 800)
-    assert solved() == ("04/1", "05/1")
+    assert solved() == ("04/1", "07/1")
     assert capsys.readouterr().out.count("Right.") == 4
 
 
@@ -66,6 +66,7 @@ def test_a_damaged_record_counts_as_none(tmp_path):
         ("07/1", 53, "from 0 to 53"),
         ("00/1", ValueError("x"), "loader's own"),
         ("06/3", 3, "torch.nn.Module"),
+        ("02/3", len, "torch.nn.Module"),
     ],
 )
 def test_a_wrong_answer_is_told_why(name, answer, words):
@@ -89,19 +90,21 @@ OF_NO_USE = (
     | st.dictionaries(st.text(max_size=2), st.integers(), max_size=2)
     | st.sets(st.text(max_size=2), max_size=2)
 )
+BOXES = SimpleNamespace(boxes=np.ones((1, 4)), labels=np.zeros(1, int))
 ONE = SimpleNamespace(name="the only part", output_shapes=[(1, 2)])
-WALKED = SimpleNamespace(calls=[ONE], found=SimpleNamespace(boxes=np.ones((1, 4))), proposals=np.ones((1, 5)))
+WALKED = SimpleNamespace(calls=[ONE], found=BOXES, proposals=np.ones((1, 5)))
 GIVEN = {
     "01/1": {"walked": WALKED},
-    "01/3": {"walked": WALKED, "nearest": np.zeros(1, int)},
+    "01/3": {"walked": WALKED, "detector": None, "prepared": None},
     "02/1": {"first": SimpleNamespace(above=lambda score: [1] * 30 if score < 1 else [])},
     "03/1": {"graph": onnx.ModelProto()},
     "04/2": {"correct": onnx.ModelProto()},
+    "05/1": {"standard": onnx.ModelProto(), "mmcv_flavour": onnx.ModelProto()},
     "07/3": {"plain": onnx.ModelProto(), "plan": None, "picture": None},
     "08/1": {"counts": {"backbone": 8, "box head": 2}},
     "08/2": {"folder": "a bundle"},
 }
-NO_MORE = ["00/1", "01/2", "02/2", "03/2", "04/1", "05/1", "05/2", "05/3", "06/1", "06/2", "06/3", "07/1", "07/2"]
+NO_MORE = ["00/1", "01/2", "02/2", "02/3", "03/2", "04/1", "05/2", "05/3", "06/1", "06/2", "06/3", "07/1", "07/2"]
 
 
 @pytest.mark.parametrize("name", [*GIVEN, *NO_MORE, "09/1", "09/2"])
@@ -181,6 +184,88 @@ def test_level_and_pooling_functions_are_checked_on_random_boxes():
         check("05/3", lambda feature, box, bins: np.zeros((1, 1)))
     with pytest.raises(WrongAnswerError, match="largest difference"):
         check("05/3", lambda feature, box, bins: np.zeros((bins, bins)))
+
+
+def test_the_proposal_of_a_detection_is_known_by_what_the_box_head_makes_of_it():
+    import torch
+
+    logits = torch.tensor([[9.0, 0, 0], [0, 9, 0], [8, 0, 0], [0, 0, 9]])
+    boxes = torch.arange(4 * 8, dtype=torch.float32).reshape(4, 8)  # a proposal's box for each of two classes
+    # By class: the best of class 0 is proposal 0, then 2; of class 1 it is 1. The scores' order is 0, 1, 2.
+    found = SimpleNamespace(
+        labels=np.array([0, 0, 1]),
+        boxes=np.stack([boxes[0, :4], boxes[2, :4], boxes[1, 4:]]),
+        scores=logits.softmax(1).numpy()[[0, 2, 1], [0, 0, 1]],
+    )
+    head = SimpleNamespace(bbox_coder=SimpleNamespace(decode=lambda rois, deltas, max_shape: deltas))
+    walked = SimpleNamespace(
+        found=found, proposals=np.zeros((4, 5), np.float32), call=lambda _: SimpleNamespace(outputs=(logits, boxes))
+    )
+    given = {
+        "walked": walked,
+        "detector": SimpleNamespace(roi_head=SimpleNamespace(bbox_head=head)),
+        "prepared": SimpleNamespace(resized_shape=(9, 9)),
+    }
+    check("01/3", [0, 2, 1], **given)
+    for wrong, words in (
+        ([0, 1, 2], "2 of 3 detections"),
+        ([0, 2, 4], "there are 4 proposals"),
+        ([0, 2, -3], "there are 4 proposals"),
+        ([0, 2], "3 whole numbers"),
+        ([0.0, 2, 1], "3 whole numbers"),
+    ):
+        with pytest.raises(WrongAnswerError, match=words):
+            check("01/3", wrong, **given)
+
+
+def test_the_network_with_its_preprocessing():
+    import torch
+    from torch.nn.functional import interpolate, pad
+
+    from helpers.detector.preprocess import COURSE, MEAN, STD
+
+    class FromPicture(torch.nn.Module):
+        def __init__(self, rgb=True, first="normalise", **scaling):
+            super().__init__()
+            self.rgb, self.first, self.scaling = rgb, first, scaling
+
+        def forward(self, picture):
+            height, width = COURSE.resized(tuple(picture.shape[:2]))
+            scaled = (picture.flip(2) if self.rgb else picture).permute(2, 0, 1)[None].float()
+            scaled = interpolate(scaled, (height, width), mode="bilinear", **self.scaling)
+            mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (MEAN, STD))
+            edges = (0, COURSE.width - width, 0, COURSE.height - height)
+            if self.first == "pad":
+                return (pad(scaled, edges) - mean) / std
+            return pad((scaled - mean) / std, edges)
+
+    check("02/3", FromPicture())
+    for wrong in ({"rgb": False}, {"first": "pad"}, {"align_corners": True}, {"antialias": True}):
+        with pytest.raises(WrongAnswerError, match="grey levels"):
+            check("02/3", FromPicture(**wrong))
+    with pytest.raises(WrongAnswerError, match="of shape"):
+        check("02/3", torch.nn.Identity())
+
+
+def test_the_graph_that_asks_for_the_plugin():
+    def graph(node, imports='"" : 16, "mmcv" : 1', before="a = Relu (x)"):
+        head = f"<ir_version: 8, opset_import: [{imports}]> g (float[2] x, float[2] p) => (float[2] y)"
+        return onnx.parser.parse_model(f"{head} {{ {before} {node} }}")
+
+    old = "y = GridSample <mode = 'bilinear', padding_mode = 'zeros', align_corners = 0> (a, p)".replace("'", '"')
+    right = "y = mmcv.grid_sampler <interpolation_mode = 0, padding_mode = 0, align_corners = 0> (a, p)"
+    given = {"standard": graph(old, '"" : 16'), "mmcv_flavour": graph(right)}
+    check("05/1", graph(right), **given)
+    for wrong, words in (
+        (graph(old), "no GridSample"),
+        (graph(right, before="a = Abs (x)"), "the other nodes"),
+        (graph(right.replace("(a, p)", "(p, a)")), "read and make"),
+        (graph(right.replace("mmcv.", "")), "domain ''"),
+        (graph(right.replace("padding_mode = 0", "padding_mode = 1")), "its attributes are"),
+        (graph(right, '"" : 16'), "does not know the domain"),
+    ):
+        with pytest.raises(WrongAnswerError, match=words):
+            check("05/1", wrong, **given)
 
 
 def test_the_exercises_on_deployment(tmp_path):

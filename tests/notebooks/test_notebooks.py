@@ -13,6 +13,36 @@ import pytest
 from helpers import paths
 from helpers.site import without_solutions
 
+#: What a reader may look up, by the anchor of its entry in docs/GLOSSARY.md. (Everyday words, as "export", are not.)
+WORDS = {
+    "anchor": r"\banchors?\b",
+    "ap": r"\bAP\b",
+    "backbone-and-neck": r"\bbackbone\b",
+    "bundle": r"\bbundles?\b",
+    "class-offset": r"\bclass offsets?\b|\boffsets? by class\b",
+    "dynamic-axis": r"\bdynamic ax[ei]s\b",
+    "engine": r"\bengines?\b",
+    "fp32-island": r"\bislands?\b",
+    "fpn-level": r"\bFPN\b|\bfeature pyramid\b|\bpyramid levels?\b",
+    "half-precision": r"\b[Hh]alf[- ]precision\b",
+    "iou": r"\bIoU\b",
+    "logits": r"\blogits\b",
+    "nms": r"\bNMS\b",
+    "opset": r"\bopset\b",
+    "optimization-profile": r"\boptimi[sz]ation profiles?\b",
+    "parity": r"\bparity\b",
+    "plugin": r"\bplugins?\b",
+    "proposal": r"\bproposals?\b",
+    "qdq": r"\bQDQ\b",
+    "roi": r"\bRoIs?\b",
+    "roialign": r"\bRoIAlign\b",
+    "rpn": r"\bRPN\b",
+}
+#: Of a Markdown cell: code, headings, tables, formulas, links to elsewhere.
+NO_PROSE = re.compile(
+    r"```.*?```|^#.*?$|^\|.*?$|`[^`\n]*`|\$\$.*?\$\$|!?\[[^\]]*\]\((?!\.\./docs/GLOSSARY)[^)]*\)",
+    re.DOTALL | re.MULTILINE,
+)
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 TAGS = {"setup", "demo", "gpu", "exercise", "solution"}
 
@@ -107,6 +137,16 @@ def test_its_metadata_says_what_it_is_made_from(path):
     assert chosen or brought or 'load_detector("emoji")' in source
     expected |= {"own_picture": True} if "COURSE_IMAGE" in source else {}
     assert notebook.metadata.get("course", {}) == expected
+
+
+def test_a_word_of_the_glossary_is_linked_where_it_is_first_used(path):
+    prose = "\n\n".join(NO_PROSE.sub("", cell.source) for cell in read(path).cells if cell.cell_type == "markdown")
+    for anchor, word in WORDS.items():
+        if first := re.search(word, prose):
+            assert re.match(rf"[^\[\]]*\]\(\.\./docs/GLOSSARY\.md#{anchor}\)", prose[first.end() :]), first[0]
+    headings = re.findall(r"^## (.+)$", (paths.REPO_ROOT / "docs" / "GLOSSARY.md").read_text(), re.MULTILINE)
+    anchors = {heading.lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"GLOSSARY\.md#([^)]*)", prose)) | WORDS.keys() <= anchors
 
 
 def execute(path, cwd, output):
