@@ -4,8 +4,8 @@
 
 Chapter 04 mends a graph defect by defect, by comparison with PyTorch. Here the graphs between the first and the mended
 one, and the one with the half-pixel shift alone mended, detect on ``--pictures`` pictures at equal distances in the
-validation set, scaled into ``--input``; default all of them, at the full input. All are of the standard flavour with lean
-masks, in ONNX Runtime on a CPU.
+validation set, scaled into ``--input``; default all of them, at the full input. All are of the standard flavour with
+lean masks, in ONNX Runtime on a CPU.
 """
 
 from __future__ import annotations

@@ -189,8 +189,10 @@ def test_level_and_pooling_functions_are_checked_on_random_boxes():
 def test_the_proposal_of_a_detection_is_known_by_what_the_box_head_makes_of_it():
     import torch
 
-    logits = torch.tensor([[9.0, 0, 0], [0, 9, 0], [8, 0, 0], [0, 0, 9]])
-    boxes = torch.arange(4 * 8, dtype=torch.float32).reshape(4, 8)  # a proposal's box for each of two classes
+    # The last two have the score of proposal 0, and its box.
+    logits = torch.tensor([[9.0, 0, 0], [0, 9, 0], [8, 0, 0], [9, 0, 0], [0, 0, 9]])
+    boxes = torch.arange(5 * 8, dtype=torch.float32).reshape(5, 8)  # a proposal's box for each of two classes
+    boxes[4] = boxes[0]
     # By class: the best of class 0 is proposal 0, then 2; of class 1 it is 1. The scores' order is 0, 1, 2.
     found = SimpleNamespace(
         labels=np.array([0, 0, 1]),
@@ -199,7 +201,7 @@ def test_the_proposal_of_a_detection_is_known_by_what_the_box_head_makes_of_it()
     )
     head = SimpleNamespace(bbox_coder=SimpleNamespace(decode=lambda rois, deltas, max_shape: deltas))
     walked = SimpleNamespace(
-        found=found, proposals=np.zeros((4, 5), np.float32), call=lambda _: SimpleNamespace(outputs=(logits, boxes))
+        found=found, proposals=np.zeros((5, 5), np.float32), call=lambda _: SimpleNamespace(outputs=(logits, boxes))
     )
     given = {
         "walked": walked,
@@ -209,8 +211,10 @@ def test_the_proposal_of_a_detection_is_known_by_what_the_box_head_makes_of_it()
     check("01/3", [0, 2, 1], **given)
     for wrong, words in (
         ([0, 1, 2], "2 of 3 detections"),
-        ([0, 2, 4], "there are 4 proposals"),
-        ([0, 2, -3], "there are 4 proposals"),
+        ([3, 2, 1], "1 of 3 detections"),
+        ([4, 2, 1], "1 of 3 detections"),
+        ([0, 2, 5], "there are 5 proposals"),
+        ([0, 2, -4], "there are 5 proposals"),
         ([0, 2], "3 whole numbers"),
         ([0.0, 2, 1], "3 whole numbers"),
     ):
