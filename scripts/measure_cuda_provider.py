@@ -5,7 +5,8 @@
 
 The first step needs the course's environment. It exports the embedded model full and lean, plain and with the patches
 for half precision, in FP32 and in float16, the batch free (``--masks``, ``--variants`` and ``--types`` for some of them
-only, or for each patch alone, and for boxes moved by their class and back, as the article's graph has them). It writes
+only, or for each patch alone, for boxes moved by their class and back, as the article's graph has them, and for "kept":
+no patch of an NMS, and in float16 what is computed for an NMS alone stays in FP32). It writes
 the graphs, their weights (each once), the resized demo pictures (``inputs.npz``) and what the plain lean graph finds in
 FP32 on this CPU (``expected.npz``) into a folder; SHA256SUMS names them all.
 
@@ -48,7 +49,7 @@ BATCHES = (1, 4)
 SCORE = 0.05
 TYPES = ("float32", "float16")
 MASKS = ("full", "lean")
-VARIANTS = ("plain", "patched", "moved", "p30", "p31", "p32", "p33", "p34")
+VARIANTS = ("plain", "patched", "kept", "moved", "p30", "p31", "p32", "p33", "p34")
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 FORMAT = 1
 #: Seconds after which a row is timed no longer.
@@ -71,11 +72,12 @@ def graphs(types: Sequence[str], masks: Sequence[str], variants: Sequence[str]) 
     """The graphs of the table, by their files' names; the batch is free."""
     from helpers.export import exporter
     from helpers.graph.file import load_onnx
-    from helpers.half_precision.plan import cast_islands
+    from helpers.half_precision.plan import cast_islands, feeding_fp32_only
 
     found = {}
     options = exporter.dynamic_options()
     ends = {"plain": options["applied"], "patched": (*options["applied"], *exporter.HALF)}
+    ends["kept"] = (*options["applied"], *exporter.HALF[2:])
     ends["moved"] = (*exporter.BOXES_MOVED["standard"], *exporter.DYNAMIC)
     ends |= {name.split("_")[0]: (*options["applied"], name) for name in exporter.HALF}
     for form in masks:
@@ -83,7 +85,8 @@ def graphs(types: Sequence[str], masks: Sequence[str], variants: Sequence[str]) 
             chosen = {**options, "applied": ends[name], "masks": form}
             model = load_onnx(exporter.make_onnx("emoji", label=f"dynamic-{form}-{name}", **chosen))
             for kind in types:
-                found[f"{form}-{name}-{kind}"] = model if kind == "float32" else cast_islands(model)
+                keep = feeding_fp32_only(model) if name == "kept" else ()
+                found[f"{form}-{name}-{kind}"] = model if kind == "float32" else cast_islands(model, keep)
     return found
 
 

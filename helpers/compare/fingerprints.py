@@ -19,6 +19,7 @@ not.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,17 +65,24 @@ class Fingerprint:
 
 @functools.cache
 def _normal(length: int, seed: int) -> torch.Tensor:
-    """(length, 2) fixed normal numbers."""
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal((length, 2), np.float32))
+    """(2, length) fixed normal numbers."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((2, length), np.float32))
 
 
-def _project(rows: torch.Tensor) -> torch.Tensor:
-    """The (n, 2) projections of n rows of up to 2**30 numbers, not divided by the root of their number."""
-    inner, outer = _normal(_BLOCK, 1), _normal(1 << 14, 2)
-    sums = torch.zeros(len(rows), 2, dtype=torch.float64)
+def _project(rows: torch.Tensor, k: int) -> torch.Tensor:
+    """The k-th projection of each of n rows of up to 2**30 numbers, (n,), not divided by the root of their number. A
+    product with one vector, twice, takes a tenth of the time of one with a matrix of two columns (MKL 2024, a CPU).
+    """
+    inner, outer = _normal(_BLOCK, 1)[k], _normal(1 << 14, 2)[k]
+    sums = torch.zeros(len(rows), dtype=torch.float64)
     for block, part in enumerate(rows.split(_BLOCK, dim=1)):
         sums += (part @ inner[: part.shape[1]]).double() * outer[block]
     return sums
+
+
+def _projections(flat: torch.Tensor) -> tuple[float, float]:
+    """Both projections of all numbers."""
+    return float(_project(flat[None], 0)), float(_project(flat[None], 1))
 
 
 def fingerprint_of_tensor(tensor: torch.Tensor) -> Fingerprint:
@@ -85,22 +93,22 @@ def fingerprint_of_tensor(tensor: torch.Tensor) -> Fingerprint:
     if size == 0:
         return Fingerprint(0, 0.0, 0, (0.0, 0.0), (), integral, alike=True)
     bad = 0
-    sums = _project(flat[None])[0]
-    if not bool(torch.isfinite(sums).all()):
+    sums = _projections(flat)
+    if not all(math.isfinite(one) for one in sums):
         bad = size - int(torch.isfinite(flat).sum())
         flat = torch.nan_to_num(flat, nan=0.0, posinf=0.0, neginf=0.0)
-        sums = _project(flat[None])[0]
+        sums = _projections(flat)
     shape = [n for n in tensor.shape if n > 1]
     rows = []
     if shape and shape[0] <= _BLOCK:
-        rows.append(_project(flat.view(shape[0], -1))[:, 0])
+        rows.append(_project(flat.view(shape[0], -1), 0))
     if len(shape) > 1 and size <= _LAST_AXIS_UP_TO and shape[-1] <= _BLOCK:
-        rows.append(_project(flat.view(-1, shape[-1]).T)[:, 0])
+        rows.append(_project(flat.view(-1, shape[-1]).T, 0))
     return Fingerprint(
         size=size,
         scale=float(torch.linalg.vector_norm(flat)) / size**0.5,
         bad=bad,
-        sums=(float(sums[0]) / size**0.5, float(sums[1]) / size**0.5),
+        sums=(sums[0] / size**0.5, sums[1] / size**0.5),
         rows=tuple(row.float().numpy() for row in rows),
         integral=integral,
         alike=bool((flat[:256] == flat[0]).all()) and bool((flat == flat[0]).all()),

@@ -114,6 +114,7 @@ class _Recorder(TorchDispatchMode):
         self.counts: Counter[tuple[str, str]] = Counter()
         # Storages written to through a view since they were last recorded as a whole.
         self.dirty: set[int] = set()
+        self.paused = False
 
     def add(self, operator: str, tensor: torch.Tensor) -> None:
         self._add(operator, tensor)
@@ -162,6 +163,8 @@ class _Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if self.paused:
+            return result
         # A view with as many elements holds what is recorded already; a slice, an expansion, a transposition does not.
         source = args[0] if args and isinstance(args[0], torch.Tensor) else None
         is_view = func._schema.returns and func._schema.returns[0].alias_info is not None
@@ -169,7 +172,6 @@ class _Recorder(TorchDispatchMode):
         if func._schema.is_mutable:
             # A write into a part: the whole is recorded when it is next looked at.
             self.dirty.update(t.untyped_storage().data_ptr() for t in args[:1] if isinstance(t, torch.Tensor))
-            # mmdet pastes masks one by one into a tensor of all: a hundred writes, of which the last counts.
             if isinstance(result, torch.Tensor) and result.numel() > _LARGE_WRITE:
                 return result
         elif same and func._schema.name not in _REORDERING and result.untyped_storage().data_ptr() not in self.dirty:
@@ -212,13 +214,23 @@ def _calling_line() -> str:
 
 
 def record_inference(detector: BaseDetector, prepared: NetworkInput, *, keep: Sequence[Key] = ()) -> Recording:
-    """Run PyTorch's inference on one prepared picture, without rescaling, and record every tensor.
+    """Run PyTorch's inference on one prepared picture, without rescaling, and record every tensor up to the masks'
+    pasting, the last thing that inference does: it pastes one mask at a time, and a graph all of them at once.
 
     The results are those of :func:`result_arrays`, class by class.
     """
+    from mmdet.models.roi_heads.mask_heads import fcn_mask_head
+
     recorder = _Recorder(keep, with_columns=True)
     tensor = torch.from_numpy(prepared.tensor)
-    with torch.no_grad(), recorder.hooked(detector), recorder:
+    paste = fcn_mask_head._do_paste_mask
+
+    def unrecorded(*arguments: Any, **options: Any) -> Any:
+        recorder.paused = True
+        return paste(*arguments, **options)
+
+    pausing = unittest.mock.patch.object(fcn_mask_head, "_do_paste_mask", unrecorded)
+    with torch.no_grad(), pausing, recorder.hooked(detector), recorder:
         result = detector(return_loss=False, rescale=False, img=[tensor], img_metas=[[prepared.meta()]])[0]
     return recorder.finish(Detections.from_mmdet(result, prepared.resized_shape))
 

@@ -32,6 +32,7 @@ __all__ = [
     "PlanNode",
     "block_lists",
     "cast_islands",
+    "feeding_fp32_only",
     "join_islands",
     "layer_names",
     "load",
@@ -166,6 +167,28 @@ def join_islands(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _to(node: onnx.NodeProto) -> int:
     return next(int(attribute.i) for attribute in node.attribute if attribute.name == "to")
+
+
+def feeding_fp32_only(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the nodes, in graph order, whose float results go to operators of
+    :data:`helpers.half_precision.rules.FP32_ONLY` and nowhere else: what is computed for NonMaxSuppression alone, as
+    the boxes that are moved apart by class or level. It takes float32 in any case: to keep these nodes in float32 moves
+    the cast before the operator up to where they begin.
+    """
+    index, floats = GraphIndex(model), float_tensors(model)
+    found: dict[str, str] = {}
+    for node in reversed(index.nodes):
+        results = [name for name in node.output if name]
+        readers = [reader for name in results for reader in index.readers(name)]
+        if (
+            readers
+            and floats.intersection(results)
+            and not index.fixed.issuperset(results)
+            and not set(results).intersection(index.outputs)
+            and all(reader.op_type in FP32_ONLY or reader.name in found for reader in readers)
+        ):
+            found[node.name] = node.op_type
+    return tuple(reversed(found))
 
 
 def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from helpers.detector.preprocess import prepare, read_picture
 from helpers.export import exporter as export
 from helpers.graph import detect
+from helpers.graph.cut import run_graph
 from helpers.graph.file import load_onnx
 from helpers.graph.onnx_runtime import open_session
 from helpers.half_precision.plan import (
@@ -24,6 +25,7 @@ from helpers.half_precision.plan import (
     PlanNode,
     block_lists,
     cast_islands,
+    feeding_fp32_only,
     join_islands,
     layer_names,
     load,
@@ -294,3 +296,46 @@ def test_a_strongly_typed_parser_accepts_the_whole_graph_and_builds_its_trunk(pa
         tensorrt_rtx.build(graph, tmp_path / "x.engine").bytes for graph in (trunk, cast_islands(trunk))
     )
     assert half_size < 0.6 * single
+
+
+def test_what_is_computed_for_nms_alone_is_named():
+    """The moved boxes go to the suppression only; the boxes themselves and the scores to an output as well."""
+    nodes = [
+        helper.make_node("Exp", ["x"], ["boxes"], name="decode"),
+        helper.make_node("Cast", ["labels"], ["number"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["number", "distance"], ["offset"], name="offset"),
+        helper.make_node("Add", ["boxes", "offset"], ["moved"], name="move"),
+        helper.make_node("Sigmoid", ["logits"], ["scores"], name="sigmoid"),
+        helper.make_node("Transpose", ["scores"], ["turned"], name="turn", perm=[0, 2, 1]),
+        helper.make_node("NonMaxSuppression", ["moved", "turned", "count"], ["picked"], name="nms"),
+        helper.make_node("Identity", ["boxes"], ["found"], name="found"),
+        helper.make_node("ReduceMax", ["scores"], ["best"], name="best"),
+    ]
+    shapes = {"x": [1, 6, 4], "labels": [1, 6, 1], "logits": [1, 6, 2]}
+    kinds = {"labels": TensorProto.INT64}
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info(n, kinds.get(n, TensorProto.FLOAT), shape) for n, shape in shapes.items()],
+        [
+            helper.make_tensor_value_info("picked", TensorProto.INT64, ["n", 3]),
+            helper.make_tensor_value_info("found", TensorProto.FLOAT, [1, 6, 4]),
+            helper.make_tensor_value_info("best", TensorProto.FLOAT, [1, 1, 1]),
+        ],
+        [
+            numpy_helper.from_array(np.float32(40_000), "distance"),
+            numpy_helper.from_array(np.int64(3), "count"),
+        ],
+    )
+    toy = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+    keep = feeding_fp32_only(toy)
+    assert keep == ("cast", "offset", "move", "turn")
+    feeds = {
+        "x": np.random.default_rng(0).random((1, 6, 4), np.float32),
+        "labels": np.array([[0, 1, 2, 0, 1, 2]]).reshape(1, 6, 1),
+        "logits": np.random.default_rng(1).random((1, 6, 2), np.float32),
+    }
+    runs = [open_session(one).run(None, feeds) for one in (toy, cast_islands(toy, keep))]
+    np.testing.assert_array_equal(runs[0][0], runs[1][0])
+    offsets = [np.isfinite(run_graph(round_results(toy, keep=k), feeds, ["moved"])["moved"]).all() for k in ((), keep)]
+    assert offsets == [False, True]

@@ -64,3 +64,11 @@ def test_a_process_that_dies_is_a_row(monkeypatch, tmp_path):
     monkeypatch.setattr(measure_models, "measure", lambda *_: __import__("os")._exit(7))
     row = measure_models.in_child(tmp_path / "a.py", ("standard",), 60)
     assert row == {"build": {"verdict": "died", "sentence": "the process ended with 7"}}
+
+
+def test_every_config_is_in_the_wheel():
+    missing = [
+        name for name in measure_models.CONFIGS.values() if not (measure_models.configs_folder() / name).is_file()
+    ]
+    assert missing == []
+    assert len(set(measure_models.CONFIGS.values())) == len(measure_models.CONFIGS)

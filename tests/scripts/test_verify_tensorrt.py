@@ -390,7 +390,7 @@ def onnx_runtime_instead(script: Any, monkeypatch: pytest.MonkeyPatch, make_onnx
 
     monkeypatch.setattr(script, "DEMO", ("crowd", "tower", "thumbnail"))
     two = script.evaluation.load_set().head(2)
-    monkeypatch.setattr(script.evaluation, "load_set", lambda: two)
+    monkeypatch.setattr(script.evaluation, "load_set", lambda *_: two)
     monkeypatch.setattr(script, "TensorRTRunner", Instead)
     monkeypatch.setattr(script.builder, "make_engine", lambda _, path, *args, **options: path)
     monkeypatch.setattr(script.runtime, "device_memory", lambda: (5_000_000, 0))
