@@ -11,6 +11,7 @@ lean masks, in ONNX Runtime on a CPU.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ def main(words: Sequence[str] | None = None) -> None:
             input_shape=(1, 3, *given.input),
         )
         runner, start = OnnxRunner(file), time.perf_counter()
-        result = evaluation.evaluate(pictures, lambda p, runner=runner: detect(runner, p), description=graph)
+        result = evaluation.evaluate(pictures, functools.partial(detect, runner), description=graph)
         seconds = (time.perf_counter() - start) / len(pictures)
         rows.append(
             {

@@ -3,7 +3,7 @@
 netron draws a whole graph; thousands of nodes are of no use in a page. So a place is cut out as a small graph of its
 own, which netron then shows: live in JupyterLab, as a picture elsewhere. The picture is made by headless Chromium where
 that is installed; otherwise one that is committed beside the notebooks is used, if it was made from a place of the same
-structure (operators, attributes and connections; weights do not count).
+structure (operators, attributes, connections and constants that are one number; weights do not count).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import numpy.typing as npt
 import onnx
+import onnx.numpy_helper
 
 from helpers import artifacts, paths
 from helpers.errors import CourseError
@@ -102,7 +104,8 @@ def statistics_figure(graphs: dict[str, onnx.ModelProto], most: int = 24) -> Fig
 def place(model: onnx.ModelProto, centre: Callable[[onnx.NodeProto], bool], hops: int = 2) -> onnx.ModelProto:
     """The nodes for which ``centre`` holds and those up to ``hops`` edges away, as a graph of its own.
 
-    Tensors that come from outside become inputs, constants too: only the structure is to be seen.
+    Tensors that come from outside become inputs. Constants, Constant nodes too, become initializers, which netron draws
+    inside the node that reads them, one of one element by its value; of large ones only the shape is kept.
 
     Raises:
         PlaceError: ``centre`` holds for no node.
@@ -115,15 +118,27 @@ def place(model: onnx.ModelProto, centre: Callable[[onnx.NodeProto], bool], hops
         made, read = _made(chosen), _read(chosen)
         near = made | read
         chosen = [node for node in index.nodes if near.intersection(node.output) or made & {*index.reads(node)}]
+    chosen = [node for node in chosen if node.op_type != "Constant"] or chosen
     made, read = _made(chosen), _read(chosen)
     leaving = [n for node in chosen for n in node.output if n and not _all_within(index.readers(n), made)]
     part = onnx.ModelProto(ir_version=model.ir_version)
     part.opset_import.extend(model.opset_import)
     part.graph.name = "place"
     part.graph.node.extend(chosen)
-    part.graph.input.extend(onnx.ValueInfoProto(name=name) for name in sorted(read - made))
+    constants = {name: value for name in sorted(read - made) if (value := index.constant(name)) is not None}
+    part.graph.initializer.extend(_shown(name, value) for name, value in constants.items())
+    part.graph.input.extend(onnx.ValueInfoProto(name=name) for name in sorted(read - made - constants.keys()))
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in leaving)
     return part
+
+
+def _shown(name: str, value: npt.NDArray[Any]) -> onnx.TensorProto:
+    """A constant as a place has it."""
+    if value.size > 1000:
+        kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        return onnx.TensorProto(name=name, dims=value.shape, data_type=kind)
+    # netron writes the value of a scalar, and of everything else the shape.
+    return onnx.numpy_helper.from_array(value.reshape(()) if value.size == 1 else value, name)
 
 
 def _made(nodes: Sequence[onnx.NodeProto]) -> set[str]:
@@ -139,8 +154,13 @@ def _all_within(readers: Sequence[onnx.NodeProto], made: set[str]) -> bool:
 
 
 def structure_hash(model: onnx.ModelProto) -> str:
-    """Eight hexadecimal digits of what a drawing of the graph shows: names, operators, attributes, connections."""
+    """Eight hexadecimal digits of what a drawing of the graph shows: names, operators, attributes, connections, the
+    shapes of constants, and the values of scalars."""
     digest = hashlib.sha256()
+    for tensor in model.graph.initializer:
+        digest.update(repr((tensor.name, [*tensor.dims])).encode())
+        if not tensor.dims:
+            digest.update(repr(onnx.numpy_helper.to_array(tensor).item()).encode())
     for node in model.graph.node:
         attributes = sorted(
             (a.name, str(onnx.helper.get_attribute_value(a)))
@@ -272,6 +292,8 @@ def _front_of(netron_url: str) -> ThreadingHTTPServer:
             try:
                 with urllib.request.urlopen(netron_url + self.path, timeout=20) as answer:
                     body, kind = answer.read(), answer.headers.get("Content-Type", "text/html")
+                # Chinese angle brackets stand around a shape; without a font that has them, boxes are drawn.
+                body = body.replace(rb"\u3008", b"[").replace(rb"\u3009", b"]")
             except urllib.error.URLError:
                 self.send_error(404)
                 return

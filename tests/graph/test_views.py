@@ -28,10 +28,31 @@ def chain(scale: float = 2.0, names: str = "abcdef") -> onnx.ModelProto:
 def test_a_place_holds_the_neighbours_and_its_borders():
     place = graph_view.place(chain(), lambda node: node.op_type == "Mul", hops=1)
     assert [node.output[0] for node in place.graph.node] == ["c", "d", "e"]
-    assert [value.name for value in place.graph.input] == ["b", "w"]
+    assert [value.name for value in place.graph.input] == ["b"]
     assert [value.name for value in place.graph.output] == ["e"]
     with pytest.raises(graph_view.PlaceError):
         graph_view.place(chain(), lambda node: node.op_type == "Conv")
+
+
+def test_constants_of_a_place_are_drawn_in_the_nodes_that_read_them():
+    """Names that simplifying left, as ``_v_3145``, are then not to be seen; one number is, and weights are not kept."""
+    model = chain()
+    model.graph.node[2].input[1] = "made"
+    made = helper.make_node("Constant", [], ["made"], value=numpy_helper.from_array(np.array([0.7], np.float32)))
+    large = helper.make_node("Add", ["d", "large"], ["beside"])
+    model.graph.node.insert(0, made)
+    model.graph.node.append(large)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((40, 50), np.float32), "large"))
+    place = graph_view.place(model, lambda node: node.op_type in ("Mul", "Add"), hops=1)
+    assert "Constant" not in [node.op_type for node in place.graph.node]
+    assert [value.name for value in place.graph.input] == ["b"]
+    assert not {"made", "large"} & {value.name for value in place.graph.output}
+    shown = {tensor.name: tensor for tensor in place.graph.initializer}
+    assert (list(shown["made"].dims), numpy_helper.to_array(shown["made"]).item()) == ([], np.float32(0.7))
+    assert (list(shown["large"].dims), len(shown["large"].raw_data)) == ([40, 50], 0)
+    before = graph_view.structure_hash(place)
+    shown["made"].CopyFrom(numpy_helper.from_array(np.float32(0.5), "made"))
+    assert graph_view.structure_hash(place) != before, "another picture: its number is another one"
 
 
 def test_the_structure_hash_ignores_weights_and_sees_connections():
