@@ -52,3 +52,11 @@ def unwritable(folder: Path, error: OSError) -> FolderError:
 def build_dir(model_name: str) -> Path:
     """``build/<model>/``, made if it is not there. Raises :class:`FolderError`."""
     return make_folder(build_root() / model_name)
+
+
+def own_pictures() -> list[Path]:
+    """The picture that ``$COURSE_IMAGE`` names (``run_course.sh --image FILE``), in a list that is empty if it names
+    none.
+    """
+    named = os.environ.get("COURSE_IMAGE")
+    return [Path(named)] if named else []

@@ -149,8 +149,8 @@ def _checked(options: argparse.Namespace, report: RunReport) -> Course:
     if options.jobs < 1:
         raise ArgumentError(f"{options.jobs} chapters at a time would never end", "give --jobs a number from 1 on")
     chosen = select(options.notebooks, options.only)
-    if picture := os.environ.get("COURSE_IMAGE"):
-        read_picture(Path(picture))
+    for picture in paths.own_pictures():
+        read_picture(picture)
     _require_checkpoint()
     folder = (options.output or paths.build_root() / "site").resolve()
     executed = paths.make_folder(paths.build_dir(model_spec().name) / "notebooks")
@@ -175,13 +175,13 @@ def _chapter(path: Path, made: Source) -> Chapter:
     """
     notebook = nbformat.read(path, as_version=4)
     own = notebook.metadata.get("course", {})
-    spec, picture = model_spec(own.get("model")), os.environ.get("COURSE_IMAGE")
+    spec = model_spec(own.get("model"))
     brought = own.get("brings_model", False)
     made = replace(
         made,
         model="its own" if brought else spec.name,
         checkpoint=_named(spec.checkpoint) if spec.checkpoint and not brought else "",
-        picture=_named(Path(picture)) if picture and own.get("own_picture") else "",
+        picture=", ".join(map(_named, paths.own_pictures())) if own.get("own_picture") else "",
     )
     return Chapter(path, chapter_title(notebook, path.stem), chapter_goal(notebook), source=made)
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from helpers.detector.detections import Detections
-from helpers.detector.inference import detect_prepared
+from helpers.detector.inference import NothingFoundError, detect_prepared
 from helpers.detector.preprocess import NetworkInput
 from helpers.detector.tracing import ModuleCall, recorded_functions, trace_modules
 
@@ -70,12 +70,21 @@ class Walk:
 
 
 def walk(detector: BaseDetector, prepared: NetworkInput) -> Walk:
-    """Run the detector on one picture with hooks on its parts and on the RPN's NMS."""
+    """Run the detector on one picture with hooks on its parts and on the RPN's NMS.
+
+    Raises:
+        NothingFoundError: no detection at all, so that the mask branch is not called.
+    """
     import mmdet.models.dense_heads.rpn_head as rpn
 
     places = (rpn, "batched_nms"), (detector.roi_head, "simple_test_mask")
     with recorded_functions(*places) as functions:
         calls, found = trace_modules(detector, PARTS, lambda: detect_prepared(detector, prepared, rescale=False))
+    if not len(found):
+        raise NothingFoundError(
+            "the detector finds nothing, so its mask branch is not called",
+            "choose a picture with helpers.detector.inference.first_with_objects",
+        )
     by_name = {call.name: call for call in calls}
     nms = functions["batched_nms"][0]
     candidates, _, levels = nms.args[:3]

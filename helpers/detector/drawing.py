@@ -125,15 +125,20 @@ def strip(
     width: float = 14.0,
     suptitle: str | None = None,
 ) -> Figure:
-    """Pictures side by side (or in rows of ``columns``), each with its title; ``width`` in inches."""
+    """Pictures side by side (or in rows of ``columns``), each with its title; ``width`` in inches.
+
+    A row is as high as its tallest picture asks for, but a picture higher than wide is drawn narrower than its column,
+    and one of more than ten times its height does not make its row flatter still.
+    """
     columns = columns or len(pictures)
-    rows = -(-len(pictures) // columns)
-    height, picture_width = pictures[0].shape[:2]
-    cell = width / columns
+    asked = [picture.shape[0] / picture.shape[1] for picture in pictures]
+    tallest = [max(asked[i : i + columns]) for i in range(0, len(asked), columns)]
+    heights = [width / columns * min(max(0.1, ratio), 1) + 0.35 for ratio in tallest]
     figure, axes = plt.subplots(
-        rows,
+        len(heights),
         columns,
-        figsize=(width, rows * (cell * height / picture_width + 0.35) + (0.4 if suptitle else 0)),
+        figsize=(width, sum(heights) + (0.4 if suptitle else 0)),
+        gridspec_kw={"height_ratios": heights},
         squeeze=False,
         layout="constrained",
     )

@@ -64,6 +64,19 @@ def test_a_strip_has_a_cell_for_each_picture(grey):
     assert [axis.get_title() for axis in figure.axes] == ["a", "b", "c", "d", "e", ""]
 
 
+def test_a_long_or_a_tall_picture_leaves_room_for_the_others(grey):
+    """Each is drawn as large as its column lets it, whichever comes first; and no figure is too large to be drawn."""
+    for shape in ((300, 5000, 3), (5000, 300, 3)):
+        figure = strip([np.zeros(shape, np.uint8), grey, grey, grey], list("abcd"), columns=2, width=6)
+        figure.draw_without_rendering()
+        assert figure.get_size_inches()[1] < 10
+        sides = [axis.get_position().size * figure.get_size_inches() for axis in figure.axes]
+        assert max(sides[0]) > 2.5
+        for width, height in sides[1:]:
+            assert width > 2.5
+            assert height == pytest.approx(width * 40 / 60, rel=0.01)
+
+
 def test_overlaps():
     boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 20, 30]])
     np.testing.assert_allclose(box_iou(boxes, boxes), [[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 0]])

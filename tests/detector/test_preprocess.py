@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from helpers import paths
 from helpers.compat import ensure_torchvision
@@ -119,6 +120,24 @@ def test_16_bits_are_scaled_to_8_and_12_bits_in_16_are_refused(tmp_path, suffix)
         read_picture(faint)
     cv2.imwrite(str(faint), whole * 0)
     assert not read_picture(faint).any(), "black is black"
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("L", "png"), ("RGBA", "png"), ("P", "png"), ("P", "gif"), ("CMYK", "jpg"), ("RGB", "jpg")]
+)
+def test_pictures_from_people_are_read_as_they_look(tmp_path, mode, suffix):
+    """Grey, with alpha, with a palette, in a printer's colours, and turned by its EXIF data as a telephone turns it."""
+    seen = np.zeros((32, 16, 3), np.uint8)  # red above black
+    seen[:16, :, 0] = 250
+    asked = Image.fromarray(seen)
+    asked = asked.quantize(4) if mode == "P" else asked.convert(mode)
+    exif = Image.Exif()
+    if mode == "RGB":
+        exif[0x0112] = 6  # to be turned a quarter clockwise
+        asked = asked.transpose(Image.Transpose.ROTATE_90)
+    asked.save(file := tmp_path / f"picture.{suffix}", **({"exif": exif, "subsampling": 0} if suffix == "jpg" else {}))
+    grey = np.asarray(asked)[..., None].repeat(3, axis=2) if mode == "L" else seen
+    np.testing.assert_allclose(read_picture(file)[..., ::-1], grey, atol=20)
 
 
 @pytest.mark.parametrize(

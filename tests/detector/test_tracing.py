@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import types
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from helpers import paths
-from helpers.detector import architecture
+from helpers.detector import architecture, inference
+from helpers.detector.detections import Detections
 from helpers.detector.preprocess import prepare, read_picture
 from helpers.detector.tracing import recorded_functions, trace_modules
 
@@ -61,6 +63,29 @@ def test_a_method_leaves_nothing_on_the_instance_even_after_an_error():
     assert "forward" not in vars(model)
     with pytest.raises(ValueError, match="same name"), recorded_functions((model, "a"), (Twice(), "a")):
         pass
+
+
+def test_where_nothing_is_found_no_walk_leads(emoji_detector, monkeypatch):
+    monkeypatch.setitem(emoji_detector.roi_head.test_cfg, "score_thr", 1.0)
+    with pytest.raises(inference.NothingFoundError, match="its mask branch is not called"):
+        architecture.walk(emoji_detector, prepare(np.zeros((30, 40, 3), np.uint8), (96, 128)))
+
+
+def test_the_first_picture_with_objects_is_taken_and_others_are_named(tmp_path, monkeypatch, capfd):
+    """A bright picture has an object here, a dark one has one that is doubtful."""
+
+    def detect(_, prepared, *, rescale):
+        score = 0.5 if prepared.tensor.max() > 0 else 0.4
+        return Detections(np.ones((1, 4)), np.array([score]), np.zeros(1, int), np.ones((1, 1, 1), bool))
+
+    monkeypatch.setattr(inference, "detect_prepared", detect)
+    files = [tmp_path / name for name in ("dark.png", "bright.png", "brighter.png")]
+    for file, grey in zip(files, (0, 200, 255), strict=True):
+        cv2.imwrite(str(file), np.full((4, 6, 3), grey, np.uint8))
+    assert inference.first_with_objects(nn.Module(), files).max() == 200
+    assert capfd.readouterr().out.startswith("dark.png: no object with a score of at least 0.5")
+    with pytest.raises(inference.NothingFoundError, match="in 1 pictures"):
+        inference.first_with_objects(nn.Module(), files[:1])
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,39 @@ def test_any_part_of_any_picture_in_every_form(light_detector, runners, demo):
     assert sum(seen) > 20
 
 
+def hardly_pictures(demo):
+    """By name: nothing to be found, one thing, one side far longer than the other, few pixels. (On a plain picture the
+    model is not sure that there is nothing.)"""
+    nothing = np.repeat(np.arange(320)[None, :, None] // 4 % 2 * 255, 240, axis=0).repeat(3, axis=2).astype(np.uint8)
+    one = np.zeros((600, 800, 3), np.uint8)
+    one[100:430, 200:532] = demo["huge"][353:683, 862:1194]
+    long = np.tile(cv2.resize(demo["crowd"], (456, 300), interpolation=cv2.INTER_AREA), (1, 11, 1))[:, :5000]
+    few = cv2.resize(one[80:450, 180:550], (40, 40), interpolation=cv2.INTER_AREA)
+    return {"nothing": nothing, "one": one, "long": long, "tall": long.transpose(1, 0, 2), "few": few}
+
+
+def agree_on_what_is_hardly_a_picture(detector, runners, demo):
+    counts = {}
+    for name, picture in hardly_pictures(demo).items():
+        prepared = prepare(picture, SHAPE[2:])
+        expected = inference.detect_prepared(detector, prepared, rescale=False)
+        counts[name] = len(expected)
+        for runner in runners:
+            compare(expected, detect.detect_prepared(runner, prepared)).require()
+    assert counts["nothing"] == 0 < counts["one"]
+
+
+def test_what_is_hardly_a_picture_agrees(light_detector, runners, demo):
+    agree_on_what_is_hardly_a_picture(light_detector, (runners["standard"], runners["lean"]), demo)
+
+
+@pytest.mark.slow
+def test_lean_masks_of_the_mmcv_flavour_agree(light_detector, exported, demo):
+    options = export.dynamic_options("mmcv")
+    runner = OnnxRunner(exported("mmcv", SHAPE, masks="lean", **options))
+    agree_on_what_is_hardly_a_picture(light_detector, (runner,), demo)
+
+
 def test_a_batch_of_four_shapes_in_three_orders(light_detector, runners, demo):
     crowd = demo["crowd"]
     shapes = {"4:3": crowd[:, :1066], "3:4": crowd[:, :600], "1:1": demo["square"], "16:9": crowd[:684]}

@@ -173,7 +173,7 @@ def test_relative_paths_are_the_callers(course, tmp_path, monkeypatch):
     monkeypatch.setattr(run_course, "load_detector", loaded.append)
     asked = run_course.prepare(["--notebooks", str(course)])
     assert asked.site.folder == tmp_path / "here" / "made" / "site"
-    assert os.environ["COURSE_IMAGE"] == str(tmp_path / "mine.png")
+    assert paths.own_pictures() == [tmp_path / "mine.png"]
     assert os.environ["COURSE_CHECKPOINT"] == str(tmp_path / "mine.pth")
     assert paths.build_root() == tmp_path / "here" / "made"
     assert "COURSE_NETRON" not in os.environ, "a live viewer would be a frame with nothing in it"
