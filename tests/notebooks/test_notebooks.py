@@ -214,7 +214,7 @@ def own_picture_chapters():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("chapter", "name"), own_picture_chapters())
+@pytest.mark.parametrize(("chapter", "name"), list(own_picture_chapters()))
 def test_it_runs_on_a_picture_of_any_kind(chapter, name, tmp_path):
     picture = DEMO / name  # twins.jpg: a demo picture once more
     if name in OF_ANY_KIND:
