@@ -54,9 +54,7 @@ def notebooks():
     alt = {"image": {"alt": 'The words of the "author"'}}
     one = [
         new_markdown_cell("# One <1>\n\nThe **goal** of `One`, [two](02_two.ipynb), [three](03_three.ipynb).\n\nMore."),
-        new_markdown_cell(
-            "## A section\n\nIn $a < b$, a zebrafinch, [glossary](../docs/GLOSSARY.md#glossary)\n\n$$x^2$$"
-        ),
+        new_markdown_cell("## A section\n\nIn $a < b$, a zebrafinch, [RoI](../docs/GLOSSARY.md#roi)\n\n$$x^2$$"),
         code("photograph()", outputs=[shown(image_png=png(photograph))]),
         code("draw()", outputs=[shown(image_png=drawing)], mystnb=alt),
         code(wide, outputs=[stream(f"{wide}\n")]),
@@ -146,6 +144,7 @@ def test_nothing_is_fetched_from_elsewhere_and_no_link_inside_is_dead(made, page
                 assert unquote(address.fragment) in there.ids, f"{name} links {address.path}#{address.fragment}"
             seen += 1
     assert seen > 100
+    assert '"../docs/GLOSSARY.html#roi"' in pages["notebooks/01_one.html"].text, "a word leads to its entry"
     for style in made.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", style.read_text()), style.name
 
