@@ -129,13 +129,18 @@ def run_session(
     """The named outputs of one run, in the session's memory: see :func:`owned`.
 
     Raises:
-        RunnerError: a node cannot compute with these values (shapes that do not fit each other, say).
+        RunnerError: a node cannot compute with these values (shapes that do not fit each other, say), or an output is
+            no tensor.
     """
     try:
-        return dict(zip(outputs, session.run(list(outputs), dict(feeds)), strict=True))
+        results = dict(zip(outputs, session.run(list(outputs), dict(feeds)), strict=True))
     except (Fail, InvalidArgument, RuntimeException) as error:
         first_line = str(error).splitlines()[0]
         raise RunnerError(f"ONNX Runtime stopped inside the graph ({first_line})", "check the input") from error
+    for name, value in results.items():
+        if not isinstance(value, np.ndarray):
+            raise RunnerError(f"{name!r} is a sequence of tensors and no tensor", "export the model without sequences")
+    return results
 
 
 def owned(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

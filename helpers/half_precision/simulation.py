@@ -55,12 +55,21 @@ def _types(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def require_no_bodies(model: onnx.ModelProto) -> None:
-    """Check that no If, Loop or Scan computes with float32 inside: what happens there is neither rounded nor watched,
-    by nothing in this package. Bodies that read and make other types alone (shapes, conditions) pass.
+    """Check that no If, Loop or Scan computes with float32 inside, and that the graph calls no function of its own:
+    what happens there is neither rounded nor watched, by nothing in this package. Bodies that read and make other
+    types alone (shapes, conditions) pass.
 
     Raises:
-        HalfPrecisionError: naming the first node with such a body; a type inside that cannot be inferred counts.
+        HalfPrecisionError: naming the first such node; a type inside of a body that cannot be inferred counts.
     """
+    functions = {(function.domain, function.name) for function in model.functions}
+    for node in model.graph.node:
+        if (node.domain, node.op_type) in functions:
+            raise HalfPrecisionError(
+                f"{node.name or node.output[0]!r} calls the graph's own function {node.op_type}, which half precision "
+                "cannot be looked at in",
+                "put what it computes into the graph, with onnx.inliner.inline_local_functions",
+            )
     if not any(bodies(node) for node in model.graph.node):
         return
 
@@ -315,7 +324,7 @@ def hunt(
     (A tensor whose shape depends on the numbers, and differs, cannot be compared and is one.)
 
     Raises:
-        HalfPrecisionError: as :func:`round_results`.
+        HalfPrecisionError: nothing is float32, or as :func:`round_results`.
         helpers.graph.runner.GraphInputError: an input is missing, or has another type or shape.
         helpers.graph.runner.RunnerError: ONNX Runtime refuses the graph, or stops in it.
     """
@@ -323,6 +332,8 @@ def hunt(
     feeds = check_feeds(index, feeds)
     floats = float_tensors(model)
     names = [name for node in index.nodes for name in node.output if name in floats]
+    if not names:
+        raise HalfPrecisionError("the graph computes nothing in float32", "give a graph that does")
     run_model = round_results(model, keep=keep, form=form) if form else model
     # What leaves an island may overflow on its border only.
     borders = {name for node in run_model.graph.node for name in node.output if name.endswith("/rounded")}

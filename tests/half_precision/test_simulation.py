@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from helpers.graph.cut import run_graph
 from helpers.graph.onnx_runtime import open_session
-from helpers.graph.runner import GraphInputError
+from helpers.graph.runner import GraphInputError, RunnerError
 from helpers.half_precision.by_type import nodes_of_types
 from helpers.half_precision.plan import cast_islands
 from helpers.half_precision.ranges import range_report
@@ -242,6 +242,37 @@ def test_a_loop_that_computes_is_refused_and_one_that_counts_is_not():
     assert [(s.tensor, s.inf) for s in found.suspects] == [("far", True), ("y", True)]
 
 
+def test_a_function_that_computes_is_refused_and_is_not_where_it_was_put_into_the_graph():
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 16, "ours" : 1]>
+        calling (float[2] x) => (float[2] y) { y = ours.there_and_back (x) }
+        <domain: "ours", opset_import: ["" : 16]> there_and_back (a) => (c) {
+            far = Constant <value = float {1000000}> ()
+            b = Mul (a, far)
+            c = Div (b, far)
+        }""")
+    for use in (hunt, lambda model, feeds: range_report(model, [feeds])):
+        with pytest.raises(
+            HalfPrecisionError, match=r"'y' calls the graph's own function there_and_back.*inline_local"
+        ):
+            use(model, FEED)
+    assert [s.operator for s in hunt(onnx.inliner.inline_local_functions(model), FEED).suspects][1:] == ["Mul", "Div"]
+
+
+def test_a_sequence_is_refused_by_name():
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 16]> sequences (float[4] x) => (float[n] y) {
+            zero = Constant <value = int64 {0}> ()
+            parts = SplitToSequence (x)
+            y = SequenceAt (parts, zero)
+        }""")
+    feeds = {"x": np.ones(4, np.float32)}
+    with pytest.raises(HalfPrecisionError, match="the type of 'parts'"):
+        hunt(model, feeds)
+    with pytest.raises(RunnerError, match="'parts' is a sequence of tensors"):
+        range_report(model, [feeds])
+
+
 def test_an_empty_tensor_is_finite(overflowing):
     assert not hunt(overflowing, {"x": np.zeros(0, np.float32)}).suspects
 
@@ -343,6 +374,10 @@ def test_bad_input_is_named(overflowing):
     nameless = graph([helper.make_node("Relu", ["x"], [""], name="lost")], {}, output="x")
     with pytest.raises(HalfPrecisionError, match="result of lost has no name"):
         hunt(nameless, FEED)
+    double = graph([helper.make_node("Cast", ["x"], ["y"], name="wide", to=TensorProto.DOUBLE)], {})
+    double.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    with pytest.raises(HalfPrecisionError, match="computes nothing in float32"):
+        hunt(double, FEED)
 
 
 def test_operators_of_other_domains_make_what_they_read(overflowing):
