@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -84,11 +85,20 @@ def test_bad_files_are_one_sentence(overflowing, tmp_path, tool):
     objects = tmp_path / "objects.npz"
     np.savez(objects, input=np.array([{}], object))
     (tmp_path / "text.npz").write_text("no")
+    (tmp_path / "cut.npz").write_bytes(feeds.read_bytes()[:100])
+    whole = bytearray(feeds.read_bytes())
+    whole[150] ^= 1  # of the array
+    (tmp_path / "flipped.npz").write_bytes(whole)
+    os.mkfifo(tmp_path / "pipe")
     for arguments, words in (
         ((tmp_path / "none.onnx", feeds), "none.onnx"),
         ((graph, tmp_path / "none.npz"), "none.npz cannot be read"),
         ((graph, tmp_path / "text.npz"), "text.npz cannot be read"),
-        ((graph, objects), "objects.npz cannot be read"),
+        ((graph, objects), "objects.npz cannot be read (Object arrays cannot be loaded when allow_pickle=False): save"),
+        ((graph, tmp_path / "cut.npz"), "cut.npz cannot be read (File is not a zip file)"),
+        ((graph, tmp_path / "flipped.npz"), "flipped.npz cannot be read (Bad CRC-32"),
+        ((graph, tmp_path / "pipe"), "pipe cannot be read ([Errno 22] not a regular file"),
+        ((tmp_path / "pipe", feeds), "pipe (not a regular file)"),
         ((graph,), "Missing argument"),
     ):
         result = call(tool, *arguments)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from helpers import paths
-from helpers.artifacts import sha256_file
+from helpers.artifacts import read_json, sha256_file
 from helpers.detector.detections import Detections
 from helpers.detector.preprocess import read_picture
 from helpers.errors import CourseError
@@ -103,7 +102,7 @@ def load_set(folder: Path | None = None, annotations: Path | None = None) -> Eva
     folder = folder or paths.DATA / "val"
     file = annotations or folder / "annotations.json"
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file)
         truth = COCO()
         truth.dataset = content
         with contextlib.redirect_stdout(io.StringIO()):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import logging
 import os
 import shutil
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helpers import paths
-from helpers.artifacts import sha256_file
+from helpers.artifacts import read_json, read_regular, sha256_file
 from helpers.compat import ensure_torchvision
 from helpers.detector.checkpoints import (
     CheckpointError,
@@ -417,8 +416,10 @@ def _class_names(spec: ModelSpec, meta: Any, count: int | None) -> tuple[str, ..
 def _class_file(file: Path) -> tuple[str, ...]:
     """Class names of a JSON list, or of a text file with one a line."""
     try:
-        text = file.read_text(encoding="utf-8")
-        names = json.loads(text) if file.suffix == ".json" else [n.strip() for n in text.splitlines() if n.strip()]
+        if file.suffix == ".json":
+            names = read_json(file)
+        else:
+            names = [name.strip() for name in read_regular(file).decode().splitlines() if name.strip()]
     except (OSError, ValueError) as error:
         raise ConfigError(f"the file of classes {file} cannot be read ({error})", "write one name a line") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from pathlib import Path
 
 import onnx
@@ -34,6 +36,8 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     """
     path = Path(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "not a regular file")
         model = onnx.load(path)
     except OSError as error:
         raise OnnxFileError(

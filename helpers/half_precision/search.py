@@ -166,7 +166,7 @@ class Trials:
     def _load(self, path: Path) -> None:
         next_step = "delete it, or give another path"
         try:
-            stored = json.loads(path.read_text())
+            stored = artifacts.read_json(path)
             key, rows = (
                 stored["key"],
                 [(frozenset(r["keep"]), Outcome(r["passed"], r["detail"])) for r in stored["trials"]],

@@ -128,7 +128,10 @@ def test_results_are_kept_until_something_they_depend_on_changes(few, monkeypatc
     assert len(looked_at) == 3 * len(few) + 1
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "there is no"), ("{", "not a COCO"), ("[]", "not a COCO")])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "there is no"), ("{", "not a COCO"), ("[]", "not a COCO"), ("[" * 50_000, "not a COCO")],
+)
 def test_a_missing_or_damaged_set_is_one_sentence(tmp_path, content, words):
     if content is not None:
         (tmp_path / "annotations.json").write_text(content)

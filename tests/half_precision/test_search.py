@@ -93,7 +93,7 @@ def test_bad_trials_are_named(tmp_path):
     Trials(lambda keep: np.True_, path=path, key="a")(["n1"])
     with pytest.raises(PrecisionSearchError, match="another model, picture or test"):
         Trials(lambda keep: True, path=path, key="b")
-    for text in ("{", "[]", json.dumps({"key": "a", "trials": [{"keep": []}]})):
+    for text in ("{", "[]", "[" * 50_000, json.dumps({"key": "a", "trials": [{"keep": []}]})):
         path.write_text(text)
         with pytest.raises(PrecisionSearchError, match="holds no trials"):
             Trials(lambda keep: True, path=path, key="a")
