@@ -1,9 +1,9 @@
 """Files that appear whole or not at all, and that know what they were made from.
 
-Two ideas. :func:`whole_file` writes beside the target and renames, so an interrupt or a full disk never leaves half a
-file under the final name; what a killed process leaves under another name, :func:`remove_stale` finds. :func:`make`
-keeps a small JSON record beside each artifact (the inputs it was made from, its size and its SHA-256), and makes the
-artifact again when any of them no longer holds.
+Two ideas. :func:`whole_file` (and :func:`whole_folder`) writes beside the target and renames, so an interrupt or a full
+disk never leaves half a file under the final name; what a killed process leaves under another name,
+:func:`remove_stale` finds. :func:`make` keeps a small JSON record beside each artifact (the inputs it was made from,
+its size and its SHA-256), and makes the artifact again when any of them no longer holds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ __all__ = [
     "scratch_file",
     "sha256_file",
     "whole_file",
+    "whole_folder",
     "write_bytes",
     "write_text",
 ]
@@ -75,17 +77,21 @@ def scratch_file(path: Path) -> Iterator[Path]:
 
 
 def remove_stale(folder: Path, *, below: bool = True) -> list[Path]:
-    """Remove the scratch files that a killed process left in ``folder`` and, unless ``below`` is False, in the folders
-    in it; those in use stay. Returns their paths.
+    """Remove the scratch files and folders that a killed process left in ``folder`` and, unless ``below`` is False, in
+    the folders in it; those in use stay. Returns their paths.
     """
     removed = []
     for path in sorted(Path(folder).glob(f"{'**/' if below else ''}{SCRATCH}*")):
         # Another user's file, one that went a moment ago, one in use, a link: not ours to remove.
         with contextlib.suppress(OSError):
-            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            is_folder = path.is_dir()
+            handle = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                if is_folder:
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
                 removed.append(path)
             finally:
                 os.close(handle)
@@ -114,6 +120,39 @@ def whole_file(path: Path) -> Iterator[Path]:
             if _is_full(error):
                 raise _full(path) from error
             raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path``; on a clean exit it takes the place of ``path``, and of what was there,
+    otherwise it is removed. :func:`remove_stale` knows it too.
+
+    Raises:
+        helpers.paths.FolderError: the folder around it cannot be made or written in.
+        DiskSpaceError: the disk was full while writing.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    try:
+        outer = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise _full(path) if _is_full(error) else unwritable(path.parent, error) from error
+    handle = os.open(outer, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        # Inside, so that the folder itself gets the permissions that any new folder has.
+        (outer / "new").mkdir()
+        yield outer / "new"
+        if path.exists():
+            path.replace(outer / "old")
+        (outer / "new").replace(path)
+    except OSError as error:
+        if _is_full(error):
+            raise _full(path) from error
+        raise
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
+        os.close(handle)
 
 
 def _is_full(error: OSError) -> bool:
@@ -223,14 +262,16 @@ def make(
     """Return ``path``, building it first unless it :func:`is_current`.
 
     ``builder`` gets a temporary path to write to. Two processes that want the same artifact build it once: the second
-    waits on a lock file and finds it made. ``inputs`` must be JSON-serialisable and should name everything the result
-    depends on (:func:`file_input` for files, versions of the libraries that made it, options).
+    waits on a lock file and finds it made. What killed processes left in the folder goes first (:func:`remove_stale`).
+    ``inputs`` must be JSON-serialisable and should name everything the result depends on (:func:`file_input` for files,
+    versions of the libraries that made it, options).
     """
     path = Path(path)
     make_folder(path.parent)
     with lock(path.with_name(f".{path.name}.lock")):
         if is_current(path, inputs):
             return path
+        remove_stale(path.parent, below=False)
         announce(f"making {path.name} ...")
         with whole_file(path) as temporary:
             builder(temporary)

@@ -128,8 +128,8 @@ def main() -> None:
     if rank == 0:
         save_progress(progress, detector, optimiser, step)
         state = half_state(detector)
-        with whole_file(options.output) as temporary:
-            torch.save({"meta": {"CLASSES": list(detector.CLASSES)}, "state_dict": state}, temporary)
+        with whole_file(options.output) as temporary, temporary.open("wb") as stream:
+            torch.save({"meta": {"CLASSES": list(detector.CLASSES)}, "state_dict": state}, stream)
         write_text(options.output.parent / "SHA256SUMS", f"{sha256_file(options.output)}  {options.output.name}\n")
         detector.load_state_dict({name: value.to(device) for name, value in state.items()})
         result = validate(step, 1_000_000)

@@ -2,18 +2,24 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+import torch
 
 from helpers import artifacts, paths
 from helpers.artifacts import DiskSpaceError, is_current, make, recorded_inputs, whole_file, write_bytes
 from helpers.errors import CourseError
 from helpers.paths import FolderError
+from helpers.scenes.training import save_progress
 
 
 def test_an_interrupt_leaves_the_earlier_file_and_nothing_else(tmp_path):
@@ -159,24 +165,82 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from helpers import artifacts
-with artifacts.whole_file(Path(sys.argv[1])) as temporary:
+folder = Path(sys.argv[1])
+with artifacts.whole_file(folder / "graph.onnx") as temporary, artifacts.whole_folder(folder / "bundle") as made:
     temporary.write_bytes(b"half")
+    (made / "model.onnx").write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "a" / "graph.onnx")]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "a")]
     subprocess.run(command, cwd=paths.REPO_ROOT, check=False)
-    (left,) = (tmp_path / "a").iterdir()
+    left = sorted((tmp_path / "a").iterdir())
+    assert [path.is_dir() for path in left] == [True, False]
     (tmp_path / f"{artifacts.SCRATCH}link").symlink_to(tmp_path / "other")
-    with artifacts.scratch_file(tmp_path / "b.npz") as in_use:
+    with artifacts.scratch_file(tmp_path / "b.npz") as in_use, artifacts.whole_folder(tmp_path / "c") as folder:
         assert artifacts.remove_stale(tmp_path, below=False) == []
-        assert artifacts.remove_stale(tmp_path) == [left]
+        assert artifacts.remove_stale(tmp_path) == left
         assert in_use.exists()
         assert in_use.suffix == ".npz"
-    assert not left.exists()
+        (folder / "file").touch()
+    assert not any(path.exists() for path in left)
     assert not in_use.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{artifacts.SCRATCH}link", "a", "c"]
+
+
+def test_who_makes_an_artifact_removes_what_a_killed_process_left_beside_it(tmp_path):
+    (tmp_path / f"{artifacts.SCRATCH}graph-x.onnx").touch()
+    make(tmp_path / "graph.onnx", {}, builder(b"x", []), announce=lambda _: None)
+    assert not list(tmp_path.glob(f"{artifacts.SCRATCH}*"))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_folder_takes_its_place_whole_or_not_at_all(tmp_path, error):
+    target = tmp_path / "bundle"
+    for content in ("one", "two"):
+        with artifacts.whole_folder(target) as made:
+            (made / content).touch()
+        assert [path.name for path in target.iterdir()] == [content]
+    with pytest.raises(DiskSpaceError if isinstance(error, OSError) else KeyboardInterrupt):
+        with artifacts.whole_folder(target) as made:
+            (made / "three").touch()
+            raise error
+    assert [path.name for path in target.iterdir()] == ["two"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+WRITERS = {
+    "text": lambda path: artifacts.write_text(path, "x"),
+    "onnx": lambda path: onnx.save(onnx.ModelProto(ir_version=8), path),
+    "numpy": lambda path: np.savez(path, a=np.zeros(1)),
+    "numpy, compressed": lambda path: np.savez_compressed(path, a=np.random.default_rng(0).random(50_000)),
+    "torch's exporter": lambda path: torch.onnx.export(torch.nn.ReLU(), (torch.zeros(1),), str(path), dynamo=False),
+    "training": lambda path: save_progress(path, torch.nn.Linear(300, 300), torch.nn.ReLU(), 1),
+}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_library_raises_on_a_full_disk_is_that_sentence(tmp_path, monkeypatch, writer):
+    """Scratch files on Linux's own disk that is always full."""
+
+    def scratch(prefix, suffix, dir):
+        path = Path(dir, f"{prefix}x{suffix}")
+        path.symlink_to("/dev/full")
+        return os.open(path, os.O_RDWR), str(path)
+
+    monkeypatch.setattr(artifacts.tempfile, "mkstemp", scratch)
+    target = tmp_path / "x.npz"
+    with pytest.raises(DiskSpaceError, match=r"no disk space left while writing .*x\.npz"):
+        if writer in ("text", "training"):
+            WRITERS[writer](target)
+        else:
+            with whole_file(target) as temporary:
+                WRITERS[writer](temporary)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_relative_build_folder_counts_from_the_repository(monkeypatch, tmp_path):

@@ -13,12 +13,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +70,13 @@ def make_bundle(
         BundleError: the folder is there and no bundle, or a graph does not fit.
         helpers.graph.file.OnnxFileError: a graph cannot be read.
         helpers.export.exporter.ExportError: as for :func:`helpers.export.exporter.export_onnx`.
+        helpers.paths.FolderError: nothing can be written where the folder is to be.
         helpers.artifacts.DiskSpaceError: the disk is full.
     """
-    with _whole_folder(Path(folder)) as temporary:
+    folder = Path(folder)
+    if folder.exists() and not (folder / "bundle.json").is_file():
+        raise BundleError(f"{folder} is there and is no bundle", "name a folder that does not exist")
+    with artifacts.whole_folder(folder) as temporary:
         target = temporary / MODEL_FILE
         target.parent.mkdir(parents=True)
         if model is None:
@@ -107,25 +107,7 @@ def make_bundle(
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
         sums = [f"{artifacts.sha256_file(path)}  {path.relative_to(temporary).as_posix()}\n" for path in files]
         artifacts.write_text(temporary / "SHA256SUMS", "".join(sums))
-    return Path(folder)
-
-
-@contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` that takes its place on a clean exit."""
-    if folder.exists() and not (folder / "bundle.json").is_file():
-        raise BundleError(f"{folder} is there and is no bundle", "name a folder that does not exist")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Inside, so that the folder itself gets the permissions that any new folder has.
-    outer = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        (outer / "new").mkdir()
-        yield outer / "new"
-        if folder.exists():
-            folder.replace(outer / "old")
-        (outer / "new").replace(folder)
-    finally:
-        shutil.rmtree(outer, ignore_errors=True)
+    return folder
 
 
 def _read(path: Path) -> bytes:

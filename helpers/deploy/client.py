@@ -67,9 +67,8 @@ class Detector:
         mean, std = (np.array(rule[name], np.float32).astype(np.float64)[None] for name in ("mean", "std"))
         padded = np.full((*rule["input_shape"], 3), rule["padding"], np.float32)
         padded[:rows, :columns] = cv2.multiply(cv2.subtract(pixels, mean), 1 / std)
-        scale = np.array([columns / size[1], rows / size[0]] * 2, np.float32)
-        tensor, place = padded.transpose(2, 0, 1)[None], np.array([[rows, columns]], np.float32)
-        return {"input": np.ascontiguousarray(tensor), "image_size": place}, scale
+        tensor, scale = padded.transpose(2, 0, 1)[None], np.array([columns / size[1], rows / size[0]] * 2, np.float32)
+        return {"input": np.ascontiguousarray(tensor), "image_size": np.array([[rows, columns]], np.float32)}, scale
 
     def detect(self, picture: np.ndarray) -> Found:
         """What is in a BGR picture (H, W, 3) uint8, from the score on that the graph was exported with."""
@@ -88,13 +87,14 @@ if __name__ == "__main__":
     parser.add_argument("--output", help="an .npz file for boxes, scores, labels and masks")
     arguments = parser.parse_args()
     try:
-        content = np.frombuffer(arguments.picture.read_bytes(), np.uint8)
+        content = np.frombuffer(arguments.picture.read_bytes() if arguments.picture.is_file() else b"", np.uint8)
         if not content.size or (picture := cv2.imdecode(content, cv2.IMREAD_COLOR)) is None:
-            raise BundleError(f"{arguments.picture} is not a picture that can be decoded.")
+            raise BundleError(f"{arguments.picture} is no file of a picture that can be decoded.")
         found = (detector := Detector()).detect(picture)
-    except (BundleError, OSError) as error:
-        sys.exit(str(error))
-    for box, score, label in zip(*found[:3], strict=True):
-        print(f"{detector.about['classes'][label]:16} {score:.3f}  {np.array2string(box, precision=1)}")
-    if arguments.output:
-        np.savez_compressed(arguments.output, **found._asdict())
+        for box, score, label in zip(*found[:3], strict=True):
+            print(f"{detector.about['classes'][label]:16} {score:.3f}  {np.array2string(box, precision=1)}")
+        if arguments.output:
+            np.savez_compressed(part := f"{arguments.output}.part.npz", **found._asdict())
+            Path(part).replace(arguments.output)
+    except (BundleError, OSError, cv2.error) as error:
+        sys.exit(" ".join(str(error).split()))

@@ -167,8 +167,9 @@ def train(
 
 def save_progress(path: Path, detector: BaseDetector, optimiser: torch.optim.Optimizer, step: int) -> None:
     """Everything that is needed to go on, whole or not at all."""
-    with whole_file(path) as temporary:
-        torch.save({"state_dict": detector.state_dict(), "optimizer": optimiser.state_dict(), "step": step}, temporary)
+    # Given a path, torch's own writer does not say that the disk is full.
+    with whole_file(path) as temporary, temporary.open("wb") as stream:
+        torch.save({"state_dict": detector.state_dict(), "optimizer": optimiser.state_dict(), "step": step}, stream)
 
 
 def load_progress(path: Path, detector: BaseDetector, optimiser: torch.optim.Optimizer) -> int:

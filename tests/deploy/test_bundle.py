@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -101,8 +102,15 @@ def test_the_client_finds_what_the_course_finds_without_the_course(whole, lean, 
     found = np.load(tmp_path / "found.npz")
     for name in ("boxes", "scores", "labels", "masks"):
         np.testing.assert_array_equal(found[name], getattr(expected, name))
-    picture = alone(whole, whole / "README.md")
-    assert (picture.returncode, picture.stderr) == (1, f"{whole / 'README.md'} is not a picture that can be decoded.\n")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "huge.ppm").write_bytes(b"P6 60000 60000 255 \0")
+    for other, words in (("pipe", "pipe is no file of a picture that can be decoded"), ("huge.ppm", "IMAGE_PIXELS")):
+        refused = alone(whole, tmp_path / other)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+        assert words in refused.stderr
+    nowhere = alone(whole, file, "--output", tmp_path / "pipe" / "found.npz")
+    assert (nowhere.returncode, len(nowhere.stderr.splitlines())) == (1, 1)
+    assert "Not a directory" in nowhere.stderr
 
 
 @settings(max_examples=25, derandomize=True, database=None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +15,7 @@ from helpers.compare.parity import compare
 from helpers.detector.models import build_random_detector
 from helpers.detector.preprocess import NetworkInput
 from helpers.export import exporter as export
+from helpers.graph import batches
 from helpers.graph.batches import measure_batch
 from helpers.graph.detect import BatchError, detect_batch, stack
 from helpers.graph.file import load_onnx
@@ -110,6 +113,17 @@ def test_a_measurement_has_time_and_memory_or_says_why_not(tmp_path):
     with pytest.raises(BatchError, match="batch of 2 failed"):
         measure_batch(path, {"input": np.zeros((2, 3, 3), np.float32)}, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def test_an_interrupt_leaves_no_arrays(tmp_path, monkeypatch):
+    def interrupted(command, **_):
+        assert Path(command[-2]).stat().st_size > 1000
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batches.subprocess, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        batches.measure_batch(tmp_path / "x.onnx", {"input": np.zeros((2, 400), np.float32)}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def graph(operator: str, numbers: list[int], *, from_input: bool = True) -> onnx.ModelProto:
