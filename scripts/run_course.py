@@ -106,7 +106,7 @@ def _settle(options: argparse.Namespace) -> None:
     """
     given = {"COURSE_MODEL": options.model, "COURSE_CHECKPOINT": options.checkpoint, "COURSE_IMAGE": options.image}
     os.environ.update({name: str(value) for name, value in given.items() if value})
-    for name in ("COURSE_BUILD", "COURSE_CHECKPOINT", "COURSE_IMAGE"):
+    for name in ("COURSE_BUILD", "COURSE_CHECKPOINT", "COURSE_CLASSES", "COURSE_CONFIG", "COURSE_IMAGE"):
         if os.environ.get(name):
             os.environ[name] = str(Path(os.environ[name]).resolve())
     # A live viewer in a page would be a frame with nothing behind it.

@@ -181,6 +181,15 @@ def test_relative_paths_are_the_callers(course, tmp_path, monkeypatch):
     assert list(paths.build_root().rglob(f"{artifacts.SCRATCH}*")) == []
 
 
+def test_every_path_that_the_environment_names_is_the_callers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"COURSE_{name}" for name in ("BUILD", "CHECKPOINT", "CLASSES", "CONFIG", "IMAGE")]
+    for name in names:
+        monkeypatch.setenv(name, "mine")
+    run_course._settle(run_course.parse([]))
+    assert {os.environ[name] for name in names} == {str(tmp_path / "mine")}
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "[" * 100000, '{"01_one": []}', '{"01_one": {"outcome": "ran", "seconds": "3"}}', "\udcff"]
 )
@@ -467,6 +476,26 @@ time.sleep(600)
         assert all(map(ended, map(int, noted.read_text().split())))
     else:
         assert seconds < 1
+
+
+def test_what_a_kernel_started_ends_with_it(tmp_path):
+    """A child, one in a session of its own, and one that lost its parent."""
+    kernel = """
+import os, subprocess, sys, time
+children = [subprocess.Popen(["sleep", "600"], start_new_session=apart) for apart in (False, True)]
+pids = [child.pid for child in children]
+pids.append(int(subprocess.check_output("sleep 600 >/dev/null 2>&1 & echo $!", shell=True)))
+os.write(1, (" ".join(map(str, pids)) + "\\n").encode())
+time.sleep(600)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", kernel], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    with process:
+        started = [int(pid) for pid in process.stdout.readline().split()]
+        run_course.kill_all(process.pid)
+    assert len(started) == 3
+    assert all(map(ended, started))
 
 
 def test_an_interrupt_ends_a_kernel_that_was_only_starting():
