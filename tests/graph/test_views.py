@@ -142,6 +142,7 @@ def test_the_browser_is_spoken_to_as_no_other_process_could(browser, monkeypatch
     assert (tmp_path / "x.png").read_bytes() == b"PNG"
     assert "--remote-debugging-pipe" in arguments.read_text()
     assert "--remote-debugging-port" not in arguments.read_text()
+    assert "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1" in arguments.read_text(), "no other host"
 
 
 def test_a_picture_shows_all_of_the_graph_that_the_window_holds_and_little_else():

@@ -152,6 +152,14 @@ def test_a_word_of_the_glossary_is_linked_where_it_is_first_used(path):
     assert set(re.findall(r"GLOSSARY\.md#([^)]*)", prose)) | WORDS.keys() <= anchors
 
 
+def test_mmdets_own_loader_opens_what_was_verified_and_it_is_said_why(path):
+    """It takes torch's default, which a variable can switch to running what a checkpoint holds."""
+    source = "\n".join(cell.source for cell in read(path).cells)
+    if "init_detector(" in source:
+        assert source.index("= models.load_detector()") < source.index("= init_detector(")
+        assert "`TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD` is set" in source
+
+
 def execute(path, cwd, output, picture=None):
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", str(path)]
     command += ["--ExecutePreprocessor.timeout=3600", "--output-dir", str(output)]
