@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from helpers.compare.fingerprints import fingerprint
-from helpers.compare.recording import Record, Recording, record_module, result_arrays
+from helpers.compare.recording import Record, Recording, record_graph, record_module, result_arrays
 from helpers.compare.search import _differing as differing_outputs
+from helpers.compare.search import _Graph as Walked
 from helpers.compare.search import first_disagreement
 from helpers.detector.detections import Detections
 from helpers.graph.cut import GraphInputError, run_graph
+from helpers.graph.index import GraphIndex
 
 MODULE = torch.nn.Sequential(
     torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(16, 5)
@@ -151,3 +153,24 @@ def test_a_graph_that_finds_nothing_where_pytorch_finds_something_differs():
     assert differing_outputs(one, recording) == {}
     moved = dataclasses.replace(one, masks=np.array([[[True, True], [True, False]]]))
     assert set(differing_outputs(moved, recording)) == {"masks"}
+
+
+def test_after_the_last_top_k_only_rows_that_are_detections_count():
+    """Of five rows three are, and PyTorch filled the others up with something else."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 16]>
+        chosen (float[8] x) => (float[5] best, int64[5] places) <int64[1] five = {5}> {
+            best, places = TopK (x, five)
+        }""")
+    x = np.array([9, 8, 7, 0, 0, 0, 0, 0], np.float32)
+    index = GraphIndex(model)
+    run = record_graph(index, {"x": x})
+    found = Detections(np.ones((3, 4), np.float32), x[:3], np.zeros(3, np.int64), np.ones((3, 2, 2), bool))
+
+    def agrees(*theirs, real_rows=3):
+        print_ = fingerprint(np.array(theirs, np.float32))
+        recording = Recording([Record(0, "", "TopK", 0, "", (5,), print_)], found=found)
+        return Walked(index, run, real_rows=real_rows).agreement(recording)("best")
+
+    assert agrees(9, 8, 7, 5, 4)
+    assert not agrees(9, 8, 6, 0, 0)
+    assert not agrees(9, 8, 7, 5, 4, real_rows=2), "the graph has a detection less"
