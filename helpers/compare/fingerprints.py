@@ -31,8 +31,10 @@ __all__ = ["TOLERANCE", "Fingerprint", "distance", "fingerprint", "fingerprint_o
 
 #: The largest distance of tensors that are the same up to float32 rounding in another order of summation.
 TOLERANCE = 1e-4
-# How far rows may move, on average, as a share of their number: near-equal scores change places with their neighbours.
+# How far rows may move, on average and each, as a share of their number (or so many places): near-equal scores change
+# places with their neighbours, and the first row does not become the last one.
 _ROWS_MOVE = 0.02
+_ROW_MOVES, _PLACES = 0.1, 8
 _BLOCK = 1 << 16
 # Rows along the last axis need a second look at all numbers; lists that are sorted along it are short.
 _LAST_AXIS_UP_TO = 1 << 18
@@ -124,13 +126,17 @@ def distance(first: Fingerprint, second: Fingerprint) -> float:
     """How far apart two tensors are, number by number in their order, relative to their scale: the root mean square of
     the difference up to a random factor near 1. Infinite for different sizes, or numbers of values that are not finite.
 
-    For whole numbers and Booleans, which differ in steps, roughly the share of values that differ.
+    For whole numbers and Booleans, which differ in steps, at least the share of values that differ, of those of
+    Booleans that are set.
     """
     if (first.size, first.bad) != (second.size, second.bad):
         return float("inf")
     scale = max(first.scale, second.scale)
-    apart = [abs(a - b) / scale if scale else 0.0 for a, b in zip(first.sums, second.sums, strict=True)]
-    return sum(one**2 for one in apart) / 2 if first.integral and second.integral else max(apart)
+    apart = [abs(a - b) for a, b in zip(first.sums, second.sums, strict=True)]
+    if first.integral and second.integral:
+        # The mean square: whole numbers that differ do so by 1 at least.
+        return sum(one**2 for one in apart) / 2 / min(scale, 1) ** 2 if scale else 0.0
+    return max(apart) / scale if scale else 0.0
 
 
 def same_rows(first: Rows, second: Rows, *, anywhere: bool = False) -> bool:
@@ -148,7 +154,9 @@ def same_rows(first: Rows, second: Rows, *, anywhere: bool = False) -> bool:
     apart = first[places[0]].astype(np.float64) - second[places[1]]
     if float(np.linalg.norm(apart)) / count**0.5 > most:
         return False
-    return anywhere or float(np.abs(places[0] - places[1]).sum()) <= _ROWS_MOVE * count**2
+    moved = np.abs(places[0] - places[1])
+    near = bool(moved.max(initial=0) <= max(_PLACES, _ROW_MOVES * count))
+    return anywhere or (near and float(moved.sum()) <= _ROWS_MOVE * count**2)
 
 
 def is_run(part: Rows, whole: Rows) -> bool:

@@ -18,9 +18,10 @@ the traced code is the right code. In both comparisons the search does the same:
    only) of a line of Python, at which the reference recorded a tensor of that size; rows of zeros that fill up a list
    do not count. The first of these, in graph order, that does not agree is the *symptom*; so is the node at which the
    runtime stops. Other tensors need no counterpart: export code may compute the same in another way.
-3. From the symptom the search goes backwards, and stops wherever a tensor agrees. What it passes is the *region*. The
-   *culprit* is the first node of the region all of whose inputs agree: right numbers go in, and what comes out leads to
-   wrong ones. A node that only moves its inputs about passes on their agreement, unless the line of Python that it
+3. From the symptom, or from all outputs that are wrong if it is one of them, the search goes backwards, and stops
+   wherever a tensor agrees. What it passes is the *region*. The *culprit* is the first node of the region all of whose
+   inputs agree: right numbers go in, and what comes out leads to wrong ones. A node whose own line of Python made
+   other numbers of that size comes before those that nothing is known about. A node that only moves its inputs about passes on their agreement, unless the line of Python that it
    comes from makes a tensor of that size in the same way, which its own then has to be.
 
 The comparison with inference decides whether anything is wrong, and in which region. Within that region the comparison
@@ -383,7 +384,9 @@ class _Graph:
         if symptom is None:
             return None
         name, expected = symptom
-        region = self._region(name, agrees) & allowed
+        # Where nothing before the outputs tells what is wrong, all wrong outputs are looked behind.
+        behind = wrong if wrong and name in wrong else {name}
+        region = set().union(*(self._region(one, agrees) for one in behind)) & allowed
         settled: set[str] = set()
         culprits = []
         for i in sorted(region):
@@ -395,7 +398,8 @@ class _Graph:
                     settled.update(node.output)
                 else:
                     culprits.append(i)
-        first, *others = culprits
+        # A node whose own line made this tensor, with other numbers, is known to be wrong; of others, the first may be.
+        first, *others = sorted(culprits, key=lambda i: (not self._known_wrong(self.nodes[i], recording, agrees), i))
         node = self.nodes[first]
         return Finding(
             reference=reference,
@@ -419,6 +423,12 @@ class _Graph:
             return []
         made = (r for r in recording.records if r.line == lines[0] and r.operator in _MOVES_DATA[node.op_type])
         return [record for record in made if record.print.size == self.prints[name].size]
+
+    def _known_wrong(self, node: onnx.NodeProto, recording: Recording, agrees: Callable[[str], bool]) -> bool:
+        """Whether the node's line of Python made tensors of the size of a result, and the result is none of them."""
+        lines, made = origin(node).lines, [name for name in node.output if name in self.prints]
+        sizes = {record.print.size for record in recording.records if lines and record.line == lines[0]}
+        return any(self.prints[name].size in sizes and not agrees(name) for name in made)
 
     def _symptom(
         self, recording: Recording, agrees: Callable[[str], bool], wrong: dict[str, Record], allowed: set[int]

@@ -104,3 +104,24 @@ def test_whole_numbers_are_apart_by_the_share_of_those_that_differ():
     assert same(masks, one_pixel)
     masks[3, :30] = True
     assert not same(masks, masks[[0, 1, 3, 2, *range(4, 20)]])
+
+
+def test_the_first_row_does_not_change_places_with_the_last():
+    """As two swapped channels do; few places are no matter of near-equal scores either, if they are few of many."""
+    rows = tensor(400, 6)
+    order = np.arange(400)
+    for far, near in ((399, False), (60, False), (30, True)):
+        swapped = order.copy()
+        swapped[[0, far]] = swapped[[far, 0]]
+        assert same_rows(rows_of(rows), rows_of(rows[swapped])) == near
+
+
+def test_places_in_a_long_list_are_not_the_same_because_they_are_near():
+    """Indices of a score map whose last two axes were swapped: off by less than two hundredths of the largest."""
+    h, w, a = np.unravel_index(np.random.default_rng(0).permutation(15_360)[:200], (64, 80, 3))
+    right, wrong = (h * 80 + w) * 3 + a, (h * 3 + a) * 80 + w
+    assert distance(fingerprint(right), fingerprint(wrong)) > TOLERANCE
+    assert distance(fingerprint(right), fingerprint(right.reshape(1, -1))) == 0
+    one = right.copy()
+    one[7] += 1
+    assert distance(fingerprint(right), fingerprint(one)) > TOLERANCE
