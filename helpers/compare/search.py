@@ -21,8 +21,9 @@ the traced code is the right code. In both comparisons the search does the same:
 3. From the symptom, or from all outputs that are wrong if it is one of them, the search goes backwards, and stops
    wherever a tensor agrees. What it passes is the *region*. The *culprit* is the first node of the region all of whose
    inputs agree: right numbers go in, and what comes out leads to wrong ones. A node whose own line of Python made
-   other numbers of that size comes before those that nothing is known about. A node that only moves its inputs about passes on their agreement, unless the line of Python that it
-   comes from makes a tensor of that size in the same way, which its own then has to be.
+   other numbers of that size comes before those that nothing is known about. A node that only moves its inputs about
+   passes on their agreement, unless the line of Python that it comes from makes a tensor of that size in the same way,
+   which its own then has to be.
 
 The comparison with inference decides whether anything is wrong, and in which region. Within that region the comparison
 with the traced code, which has a counterpart for nearly every tensor, then names the node, unless all agrees there:
