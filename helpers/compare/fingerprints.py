@@ -31,9 +31,9 @@ __all__ = ["TOLERANCE", "Fingerprint", "distance", "fingerprint", "fingerprint_o
 
 #: The largest distance of tensors that are the same up to float32 rounding in another order of summation.
 TOLERANCE = 1e-4
-# How far rows may move, on average and each, as a share of their number (or so many places): near-equal scores change
-# places with their neighbours, and the first row does not become the last one.
+# How far rows may move, on average, as a share of their number: near-equal scores change places with their neighbours.
 _ROWS_MOVE = 0.02
+# How far each may where that is asked for, as a share or in places.
 _ROW_MOVES, _PLACES = 0.1, 8
 _BLOCK = 1 << 16
 # Rows along the last axis need a second look at all numbers; lists that are sorted along it are short.
@@ -139,9 +139,9 @@ def distance(first: Fingerprint, second: Fingerprint) -> float:
     return max(apart) / scale if scale else 0.0
 
 
-def same_rows(first: Rows, second: Rows, *, anywhere: bool = False) -> bool:
-    """Whether two lists have the same rows, of which neighbours may have changed places, or all if ``anywhere``. Rows
-    are those of fingerprints.
+def same_rows(first: Rows, second: Rows, *, anywhere: bool = False, nearby: bool = False) -> bool:
+    """Whether two lists have the same rows, of which neighbours may have changed places, or all if ``anywhere``; if
+    ``nearby``, none may have gone far, as two swapped channels do. Rows are those of fingerprints.
     """
     if len(first) != len(second):
         return False
@@ -155,8 +155,9 @@ def same_rows(first: Rows, second: Rows, *, anywhere: bool = False) -> bool:
     if float(np.linalg.norm(apart)) / count**0.5 > most:
         return False
     moved = np.abs(places[0] - places[1])
-    near = bool(moved.max(initial=0) <= max(_PLACES, _ROW_MOVES * count))
-    return anywhere or (near and float(moved.sum()) <= _ROWS_MOVE * count**2)
+    if nearby and moved.max(initial=0) > max(_PLACES, _ROW_MOVES * count):
+        return False
+    return anywhere or float(moved.sum()) <= _ROWS_MOVE * count**2
 
 
 def is_run(part: Rows, whole: Rows) -> bool:

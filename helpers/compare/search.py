@@ -335,7 +335,8 @@ class _Graph:
             return True
         if name not in self.sorted or print_.bad != record.print.bad:
             return False
-        return any(len(a) >= _FEW_ROWS and same_rows(a, b) for a, b in pairs)
+        # Rows of the first axis are proposals, of which many may have one score; of the last axis, mostly channels.
+        return any(len(a) >= _FEW_ROWS and same_rows(a, b, nearby=i > 0) for i, (a, b) in enumerate(pairs))
 
     def _is_part_or_filled_up(self, name: str, records: list[Record]) -> bool:
         """Whether the tensor is a part of one of these, or one of them but for rows of zeros; all have its width."""

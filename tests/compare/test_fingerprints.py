@@ -113,7 +113,8 @@ def test_the_first_row_does_not_change_places_with_the_last():
     for far, near in ((399, False), (60, False), (30, True)):
         swapped = order.copy()
         swapped[[0, far]] = swapped[[far, 0]]
-        assert same_rows(rows_of(rows), rows_of(rows[swapped])) == near
+        assert same_rows(rows_of(rows), rows_of(rows[swapped]), nearby=True) == near
+        assert same_rows(rows_of(rows), rows_of(rows[swapped]))
 
 
 def test_places_in_a_long_list_are_not_the_same_because_they_are_near():
