@@ -20,15 +20,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import pandas as pd
-
 from helpers import evidence
-from helpers.detector import evaluation, models
-from helpers.detector.preprocess import INPUT_HEIGHT, INPUT_WIDTH
+from helpers.detector import evaluation
 from helpers.errors import CourseError
 from helpers.export import exporter as export
 from helpers.graph.detect import detect
 from helpers.graph.onnx_runtime import OnnxRunner
+from scripts.ap_study import add_options, chosen, write
 
 NEEDED = export.NEEDED["standard"]
 LEVELS, HALF_PIXEL, UNMOVED = "p07_rpn_levels_apart", "p08_roi_align_half_pixel", "p14_boxes_not_moved"
@@ -45,20 +43,12 @@ GRAPHS = {
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--model", choices=models.MODEL_NAMES, help="default: $COURSE_MODEL, else emoji")
-    parser.add_argument("--dataset", type=Path, help="pictures with COCO's annotations.json; default data/val")
-    parser.add_argument("--pictures", type=int, help="how many of them; default all")
-    parser.add_argument("--input", type=int, nargs=2, default=(INPUT_HEIGHT, INPUT_WIDTH), metavar=("HEIGHT", "WIDTH"))
+    add_options(parser, pictures=None)
     parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=tuple(GRAPHS), help="default: all of them")
     given = parser.parse_args(words)
-    pictures = evaluation.load_set(given.dataset)
-    count = len(pictures) if given.pictures is None else given.pictures
-    if min(count, *given.input) < 1:
+    if min(1 if given.pictures is None else given.pictures, *given.input) < 1:
         parser.error("--pictures and --input start at 1")
-    name = given.model or models.current_model_name()
-    detector = models.load_detector(name)
-    pictures = pictures.spread(count)
+    name, detector, pictures = chosen(given)
     # The commit is asked for before the minutes in which files may change.
     head = evidence.head("AP of exported graphs with a defect less each, ONNX Runtime on a CPU")
     rows: list[dict[str, Any]] = []
@@ -84,15 +74,7 @@ def main(words: Sequence[str] | None = None) -> None:
             }
         )
         print(rows[-1], flush=True)
-    record = {
-        **head,
-        "model": name,
-        "pictures": len(pictures),
-        "input": list(given.input),
-        "rows": rows,
-    }
-    evidence.save(given.output, record)
-    print(pd.DataFrame(rows).to_string(index=False))
+    write(given, head, name, pictures, rows)
 
 
 if __name__ == "__main__":

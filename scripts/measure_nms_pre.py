@@ -24,16 +24,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 
 from helpers import evidence
-from helpers.detector import evaluation, models
+from helpers.detector import evaluation
 from helpers.detector.detections import Detections
 from helpers.detector.inference import detect_prepared
-from helpers.detector.preprocess import INPUT_HEIGHT, INPUT_WIDTH, prepare
+from helpers.detector.preprocess import prepare
 from helpers.errors import CourseError
 from helpers.tensorrt import operator_support
+from scripts.ap_study import add_options, chosen, write
 
 if TYPE_CHECKING:
     from mmdet.models import BaseDetector
@@ -82,29 +82,16 @@ def measure(
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--model", choices=models.MODEL_NAMES, help="default: $COURSE_MODEL, else emoji")
-    parser.add_argument("--dataset", type=Path, help="pictures with COCO's annotations.json; default data/val")
-    parser.add_argument("--pictures", type=int, default=12, help="how many of them (default 12)")
-    parser.add_argument("--input", type=int, nargs=2, default=(INPUT_HEIGHT, INPUT_WIDTH), metavar=("HEIGHT", "WIDTH"))
+    add_options(parser, pictures=12)
     parser.add_argument("--nms-pre", type=int, nargs="+", default=(2000, 1000, 500), help="values to measure")
     parser.add_argument("--commit", help="the commit, for a copy without a repository")
     given = parser.parse_args(words)
     if min(given.pictures, *given.input, *given.nms_pre) < 1:
         parser.error("--pictures, --input and --nms-pre start at 1")
-    name = given.model or models.current_model_name()
-    detector = models.load_detector(name)
-    pictures = evaluation.load_set(given.dataset).spread(given.pictures)
+    name, detector, pictures = chosen(given)
     rows = [measure(detector, nms_pre, pictures, tuple(given.input)) for nms_pre in given.nms_pre]
-    record = {
-        **evidence.head("AP by the number of boxes that the RPN hands to its NMS, PyTorch on a CPU", of=given.commit),
-        "model": name,
-        "pictures": len(pictures),
-        "input": list(given.input),
-        "rows": rows,
-    }
-    evidence.save(given.output, record)
-    print(pd.DataFrame(rows).to_string(index=False))
+    head = evidence.head("AP by the number of boxes that the RPN hands to its NMS, PyTorch on a CPU", of=given.commit)
+    write(given, head, name, pictures, rows)
 
 
 if __name__ == "__main__":

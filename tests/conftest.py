@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import hypothesis
 import numpy as np
 import pytest
@@ -41,6 +42,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def emoji_detector():
     """The embedded model, loaded once. Tests must not change it."""
     return load_detector("emoji")
+
+
+@pytest.fixture(scope="session")
+def unusual_pictures() -> dict[str, np.ndarray]:
+    """BGR pictures by name: nothing to be found, one thing, one side far longer than the other, few pixels. (On a plain
+    picture the model is not sure that there is nothing.)"""
+    crowd, huge = (read_picture(paths.DATA / "demo" / f"{name}.jpg") for name in ("crowd", "huge"))
+    nothing = np.repeat(np.arange(800)[None, :, None] // 4 % 2 * 255, 600, axis=0).repeat(3, axis=2).astype(np.uint8)
+    one = np.zeros((600, 800, 3), np.uint8)
+    thing = huge[353:683, 862:1194]
+    one[100:430, 200:532] = thing
+    long = np.tile(cv2.resize(crowd, (456, 300), interpolation=cv2.INTER_AREA), (1, 11, 1))[:, :5000]
+    # On black, the model would not be sure of it.
+    around = cv2.copyMakeBorder(thing, 20, 20, 20, 20, cv2.BORDER_CONSTANT, value=(127, 127, 127))
+    few = cv2.resize(around, (40, 40), interpolation=cv2.INTER_AREA)
+    return {"nothing": nothing, "one": one, "long": long, "tall": long.transpose(1, 0, 2), "few": few}
 
 
 @pytest.fixture(scope="session")

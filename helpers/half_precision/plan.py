@@ -176,7 +176,7 @@ def feeding_fp32_only(model: onnx.ModelProto) -> tuple[str, ...]:
     the cast before the operator up to where they begin.
     """
     index, floats = GraphIndex(model), float_tensors(model)
-    found: dict[str, str] = {}
+    found: list[str] = []
     for node in reversed(index.nodes):
         results = [name for name in node.output if name]
         readers = [reader for name in results for reader in index.readers(name)]
@@ -187,7 +187,7 @@ def feeding_fp32_only(model: onnx.ModelProto) -> tuple[str, ...]:
             and not set(results).intersection(index.outputs)
             and all(reader.op_type in FP32_ONLY or reader.name in found for reader in readers)
         ):
-            found[node.name] = node.op_type
+            found.append(node.name)
     return tuple(reversed(found))
 
 

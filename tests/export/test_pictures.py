@@ -62,17 +62,6 @@ def test_any_part_of_any_picture_in_every_form(light_detector, runners, demo):
     assert sum(seen) > 20
 
 
-def hardly_pictures(demo):
-    """By name: nothing to be found, one thing, one side far longer than the other, few pixels. (On a plain picture the
-    model is not sure that there is nothing.)"""
-    nothing = np.repeat(np.arange(320)[None, :, None] // 4 % 2 * 255, 240, axis=0).repeat(3, axis=2).astype(np.uint8)
-    one = np.zeros((600, 800, 3), np.uint8)
-    one[100:430, 200:532] = demo["huge"][353:683, 862:1194]
-    long = np.tile(cv2.resize(demo["crowd"], (456, 300), interpolation=cv2.INTER_AREA), (1, 11, 1))[:, :5000]
-    few = cv2.resize(one[80:450, 180:550], (40, 40), interpolation=cv2.INTER_AREA)
-    return {"nothing": nothing, "one": one, "long": long, "tall": long.transpose(1, 0, 2), "few": few}
-
-
 def agree(detector, runners, pictures):
     """Each picture in each runner; the number of detections by the picture's name."""
     counts = {}
@@ -85,16 +74,17 @@ def agree(detector, runners, pictures):
     return counts
 
 
-def test_what_is_hardly_a_picture_agrees(light_detector, runners, demo):
-    pictures = hardly_pictures(demo)
-    counts = agree(light_detector, [runners["lean"]], {name: pictures[name] for name in ("nothing", "long")})
+def test_what_is_hardly_a_picture_agrees(light_detector, runners, unusual_pictures):
+    counts = agree(light_detector, [runners["lean"]], {name: unusual_pictures[name] for name in ("nothing", "long")})
     assert counts["nothing"] == 0 < counts["long"]
 
 
 @pytest.mark.slow
-def test_full_masks_and_the_mmcv_flavours_lean_ones_agree_on_it_too(light_detector, runners, exported, demo):
+def test_full_masks_and_the_mmcv_flavours_lean_ones_agree_on_it_too(
+    light_detector, runners, exported, unusual_pictures
+):
     mmcv = OnnxRunner(exported("mmcv", SHAPE, masks="lean", **export.dynamic_options("mmcv")))
-    counts = agree(light_detector, [runners["standard"], runners["lean"], mmcv], hardly_pictures(demo))
+    counts = agree(light_detector, [runners["standard"], runners["lean"], mmcv], unusual_pictures)
     assert counts.pop("nothing") == 0 < min(counts.values())
 
 

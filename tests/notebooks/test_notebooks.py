@@ -9,7 +9,6 @@ import sys
 
 import cv2
 import nbformat
-import numpy as np
 import pytest
 
 from helpers import paths
@@ -188,28 +187,11 @@ def test_it_runs_with_plain_nbconvert(path, tmp_path):
 DEMO = paths.DATA / "demo"
 
 
-def pictures_of_any_kind():
-    """Name of the file: BGR picture."""
-    crowd, huge = (read_picture(DEMO / f"{name}.jpg") for name in ("crowd", "huge"))
-    fish = huge[353:683, 862:1194]
-    one = np.zeros((600, 800, 3), np.uint8)
-    one[100:430, 200:532] = fish
-    around = cv2.copyMakeBorder(fish, 20, 20, 20, 20, cv2.BORDER_CONSTANT, value=(127, 127, 127))
-    long = np.tile(cv2.resize(crowd, (456, 300), interpolation=cv2.INTER_AREA), (1, 11, 1))[:, :5000]
-    return {
-        "four_to_three.png": crowd[:, :1066],
-        "three_to_four.png": crowd[:, :600],
-        "square.png": crowd[:, :800],
-        "long.png": long,  # 5000 x 300
-        "tall.png": long.transpose(1, 0, 2),
-        "small.png": cv2.resize(around, (40, 40), interpolation=cv2.INTER_AREA),
-        "nothing.png": np.repeat(np.arange(800)[None, :, None] // 4 % 2 * 255, 600, axis=0).repeat(3, axis=2),
-        "one.png": one,
-        "crowd.jpg": huge[:684],  # another picture under the name of a demo picture
-    }
-
-
-OF_ANY_KIND = pictures_of_any_kind()
+#: Files that a reader may give: names of the fixture ``unusual_pictures``, pieces of `crowd` (rows, columns), another
+#: picture under the name of a demo picture, a demo picture once more.
+UNUSUAL = ("nothing.png", "one.png", "long.png", "tall.png", "few.png")
+PIECES = {"four_to_three.png": (800, 1066), "three_to_four.png": (800, 600), "square.png": (800, 800)}
+OF_ANY_KIND = (*UNUSUAL, *PIECES, "crowd.jpg", "twins.jpg")
 
 
 def own_picture_chapters():
@@ -217,16 +199,19 @@ def own_picture_chapters():
     for path in NOTEBOOKS:
         if read(path).metadata.get("course", {}).get("own_picture"):
             few = path.stem.startswith("04_")
-            for picture in ("nothing.png", "long.png", "three_to_four.png") if few else (*OF_ANY_KIND, "twins.jpg"):
+            for picture in ("nothing.png", "long.png", "three_to_four.png") if few else OF_ANY_KIND:
                 yield pytest.param(path, picture, id=f"{path.stem[:2]}-{picture}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("chapter", "name"), list(own_picture_chapters()))
-def test_it_runs_on_a_picture_of_any_kind(chapter, name, tmp_path):
-    picture = DEMO / name  # twins.jpg: a demo picture once more
-    if name in OF_ANY_KIND:
-        cv2.imwrite(str(picture := tmp_path / name), OF_ANY_KIND[name])
+def test_it_runs_on_a_picture_of_any_kind(chapter, name, tmp_path, unusual_pictures):
+    picture = DEMO / name
+    if name != "twins.jpg":
+        rows, columns = PIECES.get(name, (684, None))
+        piece = read_picture(DEMO / ("crowd.jpg" if name in PIECES else "huge.jpg"))[:rows, :columns]
+        picture = tmp_path / name
+        cv2.imwrite(str(picture), unusual_pictures.get(picture.stem, piece))
     finished = execute(chapter, paths.REPO_ROOT, tmp_path, picture)
     assert finished.returncode == 0, finished.stderr[-3000:]
     shown = (tmp_path / chapter.name).read_text()

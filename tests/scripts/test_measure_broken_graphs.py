@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from helpers.detector import models
 from helpers.export import exporter as export
-from helpers.paths import REPO_ROOT
+from scripts import measure_broken_graphs
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    path = REPO_ROOT / "scripts" / "measure_broken_graphs.py"
-    spec = importlib.util.spec_from_file_location("measure_broken_graphs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_first_graph_lacks_all_patches_and_the_last_none(script: Any) -> None:
-    first, *between, last = script.GRAPHS.values()
+def test_the_first_graph_lacks_all_patches_and_the_last_none() -> None:
+    first, *between, last = measure_broken_graphs.GRAPHS.values()
     assert first == export.NEEDED["standard"]
     assert last == export.CORRECT["standard"]
     assert all(set(first) < set(patches) < set(last) for patches in between)
 
 
 @pytest.mark.slow
-def test_each_graph_has_its_row(
-    script: Any, light_detector: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(script.models, "load_detector", lambda _: light_detector)
+def test_each_graph_has_its_row(light_detector: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "load_detector", lambda _: light_detector)
     monkeypatch.setenv("COURSE_BUILD", str(tmp_path))
     given = ["--output", str(tmp_path / "x.json"), "--pictures", "1", "--input", "256", "320", "--model", "emoji"]
-    script.main([*given, "--graphs", "unpatched", "correct"])
+    measure_broken_graphs.main([*given, "--graphs", "unpatched", "correct"])
     record = json.loads((tmp_path / "x.json").read_text())
     assert (record["model"], record["pictures"], record["input"]) == ("emoji", 1, [256, 320])
     broken, correct = record["rows"]
@@ -47,7 +34,7 @@ def test_each_graph_has_its_row(
     assert broken["box AP"] < correct["box AP"]
 
 
-def test_numbers_below_one_are_refused(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_below_one_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        script.main(["--output", str(tmp_path / "x.json"), "--pictures", "0"])
+        measure_broken_graphs.main(["--output", str(tmp_path / "x.json"), "--pictures", "0"])
     assert "start at 1" in capsys.readouterr().err

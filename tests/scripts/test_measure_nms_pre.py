@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.paths import REPO_ROOT
+from helpers.detector import models
+from scripts import measure_nms_pre
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("measure_nms_pre", REPO_ROOT / "scripts" / "measure_nms_pre.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_each_value_has_its_row(
-    script: Any, light_detector: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_value_has_its_row(light_detector: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = copy.deepcopy(light_detector)
-    monkeypatch.setattr(script.models, "load_detector", lambda _: detector)
+    monkeypatch.setattr(models, "load_detector", lambda _: detector)
     given = ["--output", str(tmp_path / "x.json"), "--pictures", "1", "--input", "256", "320", "--model", "emoji"]
-    script.main([*given, "--nms-pre", "2000", "1"])
+    measure_nms_pre.main([*given, "--nms-pre", "2000", "1"])
     record = json.loads((tmp_path / "x.json").read_text())
     assert (record["model"], record["pictures"], record["input"]) == ("emoji", 1, [256, 320])
     many, one = record["rows"]
@@ -42,12 +30,12 @@ def test_each_value_has_its_row(
     assert light_detector.rpn_head.test_cfg.nms_pre == 200
 
 
-def test_the_limit_is_the_one_that_a_graph_is_judged_by(script: Any) -> None:
-    assert script.most_boxes() == 5000
+def test_the_limit_is_the_one_that_a_graph_is_judged_by() -> None:
+    assert measure_nms_pre.most_boxes() == 5000
 
 
-def test_numbers_below_one_are_refused(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_below_one_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for option in (["--pictures", "0"], ["--nms-pre", "1000", "0"], ["--input", "0", "320"]):
         with pytest.raises(SystemExit):
-            script.main(["--output", str(tmp_path / "x.json"), *option])
+            measure_nms_pre.main(["--output", str(tmp_path / "x.json"), *option])
         assert "start at 1" in capsys.readouterr().err
