@@ -347,8 +347,8 @@ class _Graph:
         shorter = (record.print.rows[0] for record in records if self._fills_up(name, record))
         if any(same_rows(rows[rows != 0], other[other != 0]) for other in shorter):
             return True
-        # Few rows, or all alike, are part of many a tensor.
-        if print_.integral or len(rows) < _FEW_ROWS or not np.ptp(rows):
+        # A list of few different rows, as a mask's, is like a part of many a tensor.
+        if print_.integral or len(rows) < _FEW_ROWS or len(np.unique(rows)) < _FEW_ROWS:
             return False
         return any(is_run(rows, r.print.rows[0]) for r in records if len(r.print.rows[0]) > len(rows))
 

@@ -174,3 +174,21 @@ def test_after_the_last_top_k_only_rows_that_are_detections_count():
     assert agrees(9, 8, 7, 5, 4)
     assert not agrees(9, 8, 6, 0, 0)
     assert not agrees(9, 8, 7, 5, 4, real_rows=2), "the graph has a detection less"
+
+
+def test_a_level_is_a_part_of_the_list_of_all_levels_and_a_mask_of_none():
+    """Forty numbers, sorted, are one level's among two; 40 times 0 or 1 are like a part of any longer list of these."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 16]>
+        negative (float[40] x) => (float[40] y) { y = Neg (x) }""")
+    random = np.random.default_rng(2)
+    scores, levels = random.standard_normal(100).astype(np.float32), random.permutation(100) % 2
+
+    def agrees(own, theirs):
+        x = -np.asarray(own, np.float32)
+        recording = Recording([Record(0, "", "cat", 0, "", (100,), fingerprint(np.asarray(theirs, np.float32)))])
+        index = GraphIndex(model)
+        return Walked(index, record_graph(index, {"x": x})).agreement(recording)("y")
+
+    assert agrees(np.sort(scores[30:70]), scores)
+    assert not agrees(np.sort(scores[30:70]) + 0.1, scores)
+    assert not agrees(np.sort(levels[30:70]), levels)
