@@ -135,9 +135,9 @@ class Study:
             "ONNX Runtime": functools.partial(detect.detect, runner),
         }
         scores = {name: evaluation.evaluate(pictures, find, description=name) for name, find in detectors.items()}
-        both = list(scores.values())
+        first, second = scores.values()
         apart = {name: [round(one.box, 5), round(one.mask, 5)] for name, one in scores.items()}
-        return {**apart, "tolerance": AP_TOLERANCE, "agrees": same_average_precision(*both)}
+        return {**apart, "tolerance": AP_TOLERANCE, "agrees": same_average_precision(first, second)}
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -8,6 +8,10 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$("$root/scripts/setup.sh")
 cd "$root"
+# One thread for each of the two processes: more only wait for one another. What MALLOC_ is for is
+# explained in run_course.py.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-268435456} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m mypy

@@ -5,6 +5,7 @@ out.
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,8 @@ class OnnxRunner:
     """One graph, ready to run.
 
     model: a path or a loaded graph. optimise: let ONNX Runtime fuse and rewrite nodes; switch it off to see the tensors
-    of the graph as it is. threads: 0 leaves the number to ONNX Runtime.
+    of the graph as it is. threads: 0 means as many as ``OMP_NUM_THREADS`` says, as for PyTorch; without it ONNX
+    Runtime decides.
 
     Of the domain ``mmcv``, RoIAlign is computed in Python by mmcv's own function, through onnxruntime-extensions, whose
     operators live in the domain ``ai.onnx.contrib``; grid_sampler by ONNX Runtime's operator of the same arithmetic;
@@ -97,7 +99,8 @@ def open_session(
         helpers.operators.library.PluginBuildError: as for :class:`OnnxRunner`.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = threads or (int(wanted) if wanted.isdecimal() else 0)
     options.log_severity_level = 3
     if in_order:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
