@@ -303,12 +303,13 @@ def _onnx_nms(
 class GraphRun:
     """What one run of a graph saw: the fingerprint of every tensor that depends on the input, and the graph's outputs.
 
-    stopped_at: the first result of the node at which the runtime stopped, with its error as ``reason``; both empty if
-    it did not. Of later nodes there is nothing.
+    shapes: of the same tensors. stopped_at: the first result of the node at which the runtime stopped, with its error
+    as ``reason``; both empty if it did not. Of later nodes there is nothing.
     """
 
     prints: dict[str, Fingerprint]
     outputs: dict[str, Array]
+    shapes: dict[str, tuple[int, ...]]
     stopped_at: str = ""
     reason: str = ""
 
@@ -322,9 +323,10 @@ def record_graph(model: onnx.ModelProto | GraphIndex, feeds: Mapping[str, Array]
     index = GraphIndex.of(model)
     prints: dict[str, Fingerprint] = {}
     outputs: dict[str, Array] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def take(name: str, array: Array) -> None:
-        prints[name] = fingerprint(array)
+        prints[name], shapes[name] = fingerprint(array), array.shape
         if name in index.outputs:
             outputs[name] = array
 
@@ -334,5 +336,5 @@ def record_graph(model: onnx.ModelProto | GraphIndex, feeds: Mapping[str, Array]
         raise
     except RunnerError as error:
         made = (name for node in index.nodes for name in node.output if name and name not in index.fixed)
-        return GraphRun(prints, outputs, next(name for name in made if name not in prints), str(error))
-    return GraphRun(prints, outputs)
+        return GraphRun(prints, outputs, shapes, next(name for name in made if name not in prints), str(error))
+    return GraphRun(prints, outputs, shapes)

@@ -97,6 +97,7 @@ _MOVES_DATA: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("Slice", "Split"), _SLICES),
     **dict.fromkeys(("Gather", "GatherND"), _GATHERS),
     **dict.fromkeys(("Expand", "Tile"), ("expand", "repeat")),
+    "TopK": ("topk", "sort"),
 }
 # Operators after which the order of rows depends on the last digits of their scores.
 _SORTS = {"TopK", "NonMaxSuppression"}
@@ -387,7 +388,11 @@ class _Graph:
             return None
         name, expected = symptom
         # Where nothing before the outputs tells what is wrong, all wrong outputs are looked behind.
-        behind = wrong if wrong and name in wrong else {name}
+        behind = set(wrong) if wrong and name in wrong else {name}
+        stop = self.index.producer[name] if name == self.run.stopped_at else None
+        misshapen = {n for n in self.index.reads(stop) if self._misshapen(n, recording, agrees)} if stop else set()
+        behind |= misshapen
+        allowed |= {self.position[n] for n in misshapen}
         region = set().union(*(self._region(one, agrees) for one in behind)) & allowed
         settled: set[str] = set()
         culprits = []
@@ -395,7 +400,8 @@ class _Graph:
             node = self.nodes[i]
             if all(self.position.get(n) not in region or n in settled or agrees(n) for n in self.index.reads(node)):
                 data = node.input if node.op_type == "Concat" else node.input[:1]
-                passes_on = node.op_type in _MOVES_DATA and not set(data) & self.index.fixed and name not in node.output
+                passes_on = node.op_type in _MOVES_DATA and not set(data) & self.index.fixed
+                passes_on = passes_on and name not in node.output and misshapen.isdisjoint(node.output)
                 if passes_on and not self._from_its_line(node.output[0], recording):
                     settled.update(node.output)
                 else:
@@ -425,6 +431,16 @@ class _Graph:
             return []
         made = (r for r in recording.records if r.line == lines[0] and r.operator in _MOVES_DATA[node.op_type])
         return [record for record in made if record.print.size == self.prints[name].size]
+
+    def _misshapen(self, name: str, recording: Recording, agrees: Callable[[str], bool]) -> bool:
+        """Whether a tensor at which the runtime stops may be what it stops at: one that was moved about, and is not one
+        of the reference's, or has another shape than its line of Python made.
+        """
+        node = self.index.producer.get(name)
+        if node is None or node.op_type not in _MOVES_DATA or name not in self.prints:
+            return False
+        made = self._from_its_line(name, recording)
+        return not agrees(name) or bool(made and self.run.shapes[name] not in [record.shape for record in made])
 
     def _known_wrong(self, node: onnx.NodeProto, recording: Recording, agrees: Callable[[str], bool]) -> bool:
         """Whether the node's line of Python made tensors of the size of a result, and the result is none of them."""

@@ -97,6 +97,50 @@ def test_a_node_at_which_the_runtime_stops_is_the_finding(recording):
     assert "ONNX Runtime" in finding.stopped
 
 
+class Halves(torch.nn.Module):
+    def forward(self, rois):
+        low, high = rois[:, 1:5].split(2, dim=1)
+        return low + high
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_part_of_the_wrong_size_is_the_finding_and_not_the_node_that_stops_at_it(first):
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 16]>
+        halves (float[6,5] rois) => (float[6,2] sum)
+            <int64[1] first = {1}, int64[1] end = {5}, int64[1] columns = {1}, int64[2] two = {2, 2}> {
+            boxes = Slice (rois, first, end, columns)
+            low, high = Split <axis = 1> (boxes, two)
+            sum = Add (low, high)
+        }""".replace("first = {1}", f"first = {{{first}}}")
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    rois = np.random.default_rng(1).uniform(1, 9, (6, 5)).astype(np.float32)
+    finding = first_disagreement(model, {"rois": rois}, record_module(Halves(), torch.from_numpy(rois)))
+    assert (finding.node, bool(finding.stopped)) == ("boxes", True) if first > 1 else finding is None
+
+
+def test_the_runtime_may_stop_at_the_right_numbers_in_the_wrong_shape():
+    """A row that should have been turned into a column, by its line of Python."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 16]>
+        turned (float[1,3] x) => (float[3,2] y) <float[1,2] w = {1, 2}> {
+            column = Transpose <perm = [0, 1]> (x)
+            y = MatMul (column, w)
+        }""")
+    for node in model.graph.node:
+        node.name, node.doc_string = node.output[0], f"\n<p1: turned>:{node.output[0]}"
+    x = np.array([[3, 1, 2]], np.float32)
+    arrays = {"column": ("permute", x.T), "y": ("mm", x.T @ np.array([[1, 2]], np.float32))}
+    records = [
+        Record(i, "", operator, i, f"<p1: turned>:{name}", array.shape, fingerprint(array))
+        for i, (name, (operator, array)) in enumerate(arrays.items())
+    ]
+    results = Record(2, "", "result", 2, "", (3, 2), records[1].print)
+    finding = first_disagreement(model, {"x": x}, Recording([*records, results]))
+    assert (finding.node, finding.symptom) == ("column", "y")
+
+
 CORNERS = """<ir_version: 8, opset_import: ["": 16]>
 corners (float[6,4] boxes) => (float[6,4] corners) <float[1] two = {2}, int64[2] halves = {2, 2}> {
   centre, size = Split <axis = 1> (boxes, halves)
