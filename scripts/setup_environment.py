@@ -95,12 +95,14 @@ def pip(*arguments: str) -> None:
     run_pip("install", "--quiet", "--no-warn-script-location", *arguments)
 
 
-def run_pip(*arguments: str) -> None:
-    finished = subprocess.run([*PIP, *arguments], text=True, capture_output=True)
-    if finished.returncode == 0:
-        return
-    sys.stderr.write(finished.stdout + finished.stderr)
+def run_pip(*arguments: str, temporary: Path | None = None, unless: str | None = None) -> None:
+    """Run pip, its temporary files in a folder if one is given; a failure is none if its words hold ``unless``."""
+    environment = {**os.environ, "TMPDIR": str(temporary)} if temporary else None
+    finished = subprocess.run([*PIP, *arguments], text=True, capture_output=True, env=environment)
     words = finished.stdout + finished.stderr
+    if finished.returncode == 0 or (unless and unless in words):
+        return
+    sys.stderr.write(words)
     if "No space left on device" in words:
         raise SetupError("no disk space left while installing: free about 4 GB and run the same command again.")
     if "DO NOT MATCH THE HASHES" in words:
@@ -214,13 +216,23 @@ def build(into: Path) -> Iterator[Callable[[], None]]:
 
 
 def source(into: Path) -> Path:
-    """The unpacked source of mmcv-full; pip refuses a file that is not the one with the pinned SHA-256."""
+    """The unpacked source of mmcv-full; pip refuses a file that is not the one with the pinned SHA-256.
+
+    To download a source pip runs its setup.py, and mmcv's stops there in Python 3.13, where a function's exec no longer
+    writes into its locals() (PEP 667). By then pip has checked and unpacked the file, and with --no-clean it stays.
+    """
     wanted_file = into / "source.txt"
     wanted_file.write_text(f"mmcv-full=={MMCV} --hash=sha256:{MMCV_SHA256}\n")
-    options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes"]
-    run_pip("download", *options, "--dest", str(into), "-r", str(wanted_file))
-    shutil.unpack_archive(next(into.glob("mmcv*full-*.tar.gz")), into)
-    return next(path for path in into.glob("mmcv*full-*") if path.is_dir())
+    options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "--no-clean"]
+    download = ["download", *options, "--dest", str(into), "-r", str(wanted_file)]
+    run_pip(*download, temporary=into, unless="KeyError: '__version__'")
+    for archive in into.glob("mmcv*full-*.tar.gz"):
+        shutil.unpack_archive(archive, into)
+    tree = next(path for form in ("mmcv*full-*", "pip-*/mmcv*full_*") for path in into.glob(form) if path.is_dir())
+    script = tree / "setup.py"
+    words = script.read_text(encoding="utf-8").replace("version_file, 'exec'))", "version_file, 'exec'), globals())")
+    script.write_text(words.replace("locals()['__version__']", "globals()['__version__']"), encoding="utf-8")
+    return tree
 
 
 def merge_sources(tree: Path) -> None:

@@ -195,17 +195,46 @@ def test_all_sources_are_merged_once_each_in_an_order_that_compiles(tmp_path):
     assert all((folder / f"{name}.inc").read_text() == f"// {name}" for name in first + second)
 
 
-def test_only_the_published_source_is_unpacked(monkeypatch, tmp_path):
-    def download(*arguments):
+#: As in mmcv-full 1.7.2's setup.py.
+VERSION = """
+def get_version():
+    version_file = 'version.py'
+    with open(version_file, encoding='utf-8') as f:
+        exec(compile(f.read(), version_file, 'exec'))
+    return locals()['__version__']
+print(get_version())
+"""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_only_the_published_source_is_unpacked(monkeypatch, tmp_path, stopped):
+    """In Python 3.13 pip stops in its setup.py, and leaves no archive but what it unpacked."""
+
+    def download(*arguments, temporary, unless):
         wanted = Path(arguments[arguments.index("-r") + 1]).read_text()
         assert re.fullmatch(r"mmcv-full==1\.7\.2 --hash=sha256:[0-9a-f]{64}\n", wanted)
-        assert "--require-hashes" in arguments
-        (tmp_path / "mmcv-full-1.7.2").mkdir()
-        (tmp_path / "mmcv-full-1.7.2" / "setup.py").touch()
-        shutil.make_archive(str(tmp_path / "mmcv-full-1.7.2"), "gztar", tmp_path, "mmcv-full-1.7.2")
+        assert {"--require-hashes", "--no-clean"} <= set(arguments)
+        unpacked = temporary / ("pip-download-x/mmcv-full_0123" if stopped else "mmcv-full-1.7.2")
+        unpacked.mkdir(parents=True)
+        (unpacked / "setup.py").write_text(VERSION)
+        (unpacked / "version.py").write_text("__version__ = '1.7.2'")
+        if not stopped:
+            shutil.make_archive(str(unpacked), "gztar", temporary, unpacked.name)
+            shutil.rmtree(unpacked)
 
     monkeypatch.setattr(setup, "run_pip", download)
-    assert (setup.source(tmp_path) / "setup.py").is_file()
+    tree = setup.source(tmp_path)
+    asked = subprocess.run([sys.executable, "setup.py"], cwd=tree, capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == "1.7.2"
+    assert "locals()" not in (tree / "setup.py").read_text()
+
+
+def test_a_failure_of_pip_is_none_only_if_it_is_the_one_expected(capsys):
+    setup.run_pip("no-such-command", unless="no-such-command")
+    assert not capsys.readouterr().err
+    with pytest.raises(setup.SetupError, match="pip failed"):
+        setup.run_pip("no-such-command", unless="another")
+    assert "no-such-command" in capsys.readouterr().err
 
 
 def test_without_a_compiler_it_says_so_before_anything_is_built(monkeypatch, tmp_path):
