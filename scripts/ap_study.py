@@ -17,13 +17,23 @@ if TYPE_CHECKING:
     from mmdet.models.detectors import BaseDetector
 
 
+def from_one(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is none: numbers of pictures, pixels and proposals start at 1")
+    return int(text)
+
+
 def add_options(parser: argparse.ArgumentParser, pictures: int | None) -> None:
     """Where to write, which model, which pictures (by default how many; None: all), scaled into which input."""
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--model", choices=models.MODEL_NAMES, help="default: $COURSE_MODEL, else emoji")
     parser.add_argument("--dataset", type=Path, help="pictures with COCO's annotations.json; default data/val")
-    parser.add_argument("--pictures", type=int, default=pictures, help=f"how many of them; default {pictures or 'all'}")
-    parser.add_argument("--input", type=int, nargs=2, default=(INPUT_HEIGHT, INPUT_WIDTH), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument(
+        "--pictures", type=from_one, default=pictures, help=f"how many of them; default {pictures or 'all'}"
+    )
+    size = (INPUT_HEIGHT, INPUT_WIDTH)
+    parser.add_argument("--input", type=from_one, nargs=2, default=size, metavar=("HEIGHT", "WIDTH"))
 
 
 def chosen(given: argparse.Namespace) -> tuple[str, BaseDetector, evaluation.EvaluationSet]:

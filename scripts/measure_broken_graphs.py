@@ -46,8 +46,6 @@ def main(words: Sequence[str] | None = None) -> None:
     add_options(parser, pictures=None)
     parser.add_argument("--graphs", nargs="+", choices=GRAPHS, default=tuple(GRAPHS), help="default: all of them")
     given = parser.parse_args(words)
-    if min(1 if given.pictures is None else given.pictures, *given.input) < 1:
-        parser.error("--pictures and --input start at 1")
     name, detector, pictures = chosen(given)
     # The commit is asked for before the minutes in which files may change.
     head = evidence.head("AP of exported graphs with a defect less each, ONNX Runtime on a CPU")

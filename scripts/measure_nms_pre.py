@@ -33,7 +33,7 @@ from helpers.detector.inference import detect_prepared
 from helpers.detector.preprocess import prepare
 from helpers.errors import CourseError
 from helpers.tensorrt import operator_support
-from scripts.ap_study import add_options, chosen, write
+from scripts.ap_study import add_options, chosen, from_one, write
 
 if TYPE_CHECKING:
     from mmdet.models import BaseDetector
@@ -83,11 +83,9 @@ def measure(
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, pictures=12)
-    parser.add_argument("--nms-pre", type=int, nargs="+", default=(2000, 1000, 500), help="values to measure")
+    parser.add_argument("--nms-pre", type=from_one, nargs="+", default=(2000, 1000, 500), help="values to measure")
     parser.add_argument("--commit", help="the commit, for a copy without a repository")
     given = parser.parse_args(words)
-    if min(given.pictures, *given.input, *given.nms_pre) < 1:
-        parser.error("--pictures, --input and --nms-pre start at 1")
     name, detector, pictures = chosen(given)
     rows = [measure(detector, nms_pre, pictures, tuple(given.input)) for nms_pre in given.nms_pre]
     head = evidence.head("AP by the number of boxes that the RPN hands to its NMS, PyTorch on a CPU", of=given.commit)

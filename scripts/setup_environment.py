@@ -228,7 +228,10 @@ def source(into: Path) -> Path:
     run_pip(*download, temporary=into, unless="KeyError: '__version__'")
     for archive in into.glob("mmcv*full-*.tar.gz"):
         shutil.unpack_archive(archive, into)
-    tree = next(path for form in ("mmcv*full-*", "pip-*/mmcv*full_*") for path in into.glob(form) if path.is_dir())
+    trees = [path for form in ("mmcv*full-*", "pip-*/mmcv*full_*") for path in into.glob(form) if path.is_dir()]
+    if not trees:
+        raise SetupError("pip left no source of mmcv-full behind: take Python 3.11 or 3.12, or another version of pip.")
+    tree = trees[0]
     script = tree / "setup.py"
     words = script.read_text(encoding="utf-8").replace("version_file, 'exec'))", "version_file, 'exec'), globals())")
     script.write_text(words.replace("locals()['__version__']", "globals()['__version__']"), encoding="utf-8")

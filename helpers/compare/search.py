@@ -97,8 +97,9 @@ _MOVES_DATA: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("Slice", "Split"), _SLICES),
     **dict.fromkeys(("Gather", "GatherND"), _GATHERS),
     **dict.fromkeys(("Expand", "Tile"), ("expand", "repeat")),
-    "TopK": ("topk", "sort"),
 }
+# What a line of Python makes in the same way. A TopK chooses, which is more than moving: it can be what is wrong.
+_MADE_BY = {**_MOVES_DATA, "TopK": ("topk", "sort")}
 # Operators after which the order of rows depends on the last digits of their scores.
 _SORTS = {"TopK", "NonMaxSuppression"}
 # Fewer rows than this could be the channels of some other tensor as well.
@@ -379,7 +380,7 @@ class _Graph:
             name = read.pop()
             at = self.position.get(name)
             if at is not None and at not in allowed and not agrees(name):
-                if self.nodes[at].op_type not in _MOVES_DATA:
+                if self.nodes[at].op_type not in _MADE_BY:
                     return None
                 allowed.add(at)
                 read += self.index.reads(self.nodes[at])
@@ -424,12 +425,12 @@ class _Graph:
         )
 
     def _from_its_line(self, name: str, recording: Recording) -> list[Record]:
-        """For a tensor that moves numbers: those of its size that its line of Python makes by the same operator."""
+        """For moved or chosen numbers: the tensors of their size that their line of Python makes by that operator."""
         node = self.index.producer[name]
         lines = origin(node).lines
-        if not lines or name not in self.prints or node.op_type not in _MOVES_DATA:
+        if not lines or name not in self.prints or node.op_type not in _MADE_BY:
             return []
-        made = (r for r in recording.records if r.line == lines[0] and r.operator in _MOVES_DATA[node.op_type])
+        made = (r for r in recording.records if r.line == lines[0] and r.operator in _MADE_BY[node.op_type])
         return [record for record in made if record.print.size == self.prints[name].size]
 
     def _misshapen(self, name: str, recording: Recording, agrees: Callable[[str], bool]) -> bool:

@@ -141,6 +141,27 @@ def test_the_runtime_may_stop_at_the_right_numbers_in_the_wrong_shape():
     assert (finding.node, finding.symptom) == ("column", "y")
 
 
+@pytest.mark.parametrize(("largest", "named"), [(1, None), (0, "best")])
+def test_a_choice_is_not_passed_over_where_no_line_is_known(largest, named):
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 16]>
+        best_of (float[8] x) => (float[3] y) <int64[1] three = {3}> {
+            best, places = TopK <largest = 1> (x, three)
+            y = Exp (best)
+        }""".replace("largest = 1", f"largest = {largest}")
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+
+    class Best(torch.nn.Module):
+        def forward(self, x):
+            return x.topk(3).values.exp()
+
+    x = np.random.default_rng(3).permutation(8).astype(np.float32)
+    finding = first_disagreement(model, {"x": x}, record_module(Best(), torch.from_numpy(x)))
+    assert (finding.node if finding else None) == named
+
+
 CORNERS = """<ir_version: 8, opset_import: ["": 16]>
 corners (float[6,4] boxes) => (float[6,4] corners) <float[1] two = {2}, int64[2] halves = {2, 2}> {
   centre, size = Split <axis = 1> (boxes, halves)

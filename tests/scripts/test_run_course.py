@@ -190,6 +190,18 @@ def test_every_path_that_the_environment_names_is_the_callers(tmp_path, monkeypa
     assert {os.environ[name] for name in names} == {str(tmp_path / "mine")}
 
 
+@pytest.mark.parametrize(("jobs", "threads"), [("1", None), ("2", "4"), ("16", "1")])
+def test_kernels_keep_memory_and_share_the_cores_unless_the_caller_says_otherwise(monkeypatch, jobs, threads):
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "7")  # so that it is put back
+        if name != "MALLOC_TRIM_THRESHOLD_":
+            del os.environ[name]
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    run_course._settle(run_course.parse(["--jobs", jobs]))
+    assert (os.environ["MALLOC_MMAP_THRESHOLD_"], os.environ["MALLOC_TRIM_THRESHOLD_"]) == ("268435456", "7")
+    assert os.environ.get("OMP_NUM_THREADS") == threads
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "[" * 100000, '{"01_one": []}', '{"01_one": {"outcome": "ran", "seconds": "3"}}', "\udcff"]
 )
