@@ -142,7 +142,8 @@ def distance(first: Fingerprint, second: Fingerprint) -> float:
 
 def same_rows(first: Rows, second: Rows, *, anywhere: bool = False, nearby: bool = False) -> bool:
     """Whether two lists have the same rows, of which neighbours may have changed places, or all if ``anywhere``; if
-    ``nearby``, none may have gone far, as two swapped channels do. Rows are those of fingerprints.
+    ``nearby``, none may have gone far, as two swapped channels do. Where rows of zeros lie follows from the others:
+    of a mask, only what is set may not have moved. Rows are those of fingerprints.
     """
     if len(first) != len(second):
         return False
@@ -158,7 +159,9 @@ def same_rows(first: Rows, second: Rows, *, anywhere: bool = False, nearby: bool
     moved = np.abs(places[0] - places[1])
     if nearby and moved.max(initial=0) > max(_PLACES, _ROW_MOVES * count):
         return False
-    return anywhere or float(moved.sum()) <= _ROWS_MOVE * count**2
+    # One row of zeros is as good as another, and a thousand that did not move must not hide ten others that did.
+    moved = moved[(first[places[0]] != 0) | (second[places[1]] != 0)]
+    return anywhere or float(moved.sum()) <= _ROWS_MOVE * count * len(moved)
 
 
 def is_run(part: Rows, whole: Rows) -> bool:

@@ -126,3 +126,22 @@ def test_places_in_a_long_list_are_not_the_same_because_they_are_near():
     one = right.copy()
     one[7] += 1
     assert distance(fingerprint(right), fingerprint(one)) > TOLERANCE
+
+
+@settings(max_examples=40)
+@given(st.integers(5, 40), st.integers(2000, 16_000), st.integers(0, 99))
+def test_of_a_mask_the_rows_that_are_set_count_and_not_the_many_that_are_not(chosen, count, seed):
+    """As NMS leaves it: with another threshold it keeps as many boxes, in other places."""
+    generator = np.random.default_rng(seed)
+    places = np.sort(generator.choice(count - 1, chosen, replace=False))
+
+    def mask(set_: np.ndarray) -> np.ndarray:
+        array = np.zeros((1, count, 1), np.float32)
+        array[0, set_] = 1
+        return array
+
+    own = rows_of(mask(places))
+    assert same_rows(own, rows_of(mask(places)))
+    assert same_rows(own, rows_of(mask(places + 1)))
+    assert not same_rows(own, rows_of(mask(places // 4)))  # the first quarter's, for the most part
+    assert same_rows(rows_of(mask(places[:0])), rows_of(mask(places[:0])))
