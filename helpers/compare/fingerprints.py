@@ -109,7 +109,8 @@ def fingerprint_of_tensor(tensor: torch.Tensor) -> Fingerprint:
         rows.append(_project(flat.view(-1, shape[-1]).T, 0))
     return Fingerprint(
         size=size,
-        scale=float(torch.linalg.vector_norm(flat)) / size**0.5,
+        # What was not a number and became a whole one is -2**63, whose square no float32 holds.
+        scale=float(torch.linalg.vector_norm(flat, dtype=torch.float64)) / size**0.5,
         bad=bad,
         sums=(sums[0] / size**0.5, sums[1] / size**0.5),
         rows=tuple(row.float().numpy() for row in rows),
@@ -148,12 +149,13 @@ def same_rows(first: Rows, second: Rows, *, anywhere: bool = False, nearby: bool
     if len(first) != len(second):
         return False
     count = max(len(first), 1)
+    first, second = first.astype(np.float64), second.astype(np.float64)
     most = TOLERANCE * float(max(np.linalg.norm(first), np.linalg.norm(second))) / count**0.5
     # The means of two lists are never further apart than the lists, and quickly compared.
-    if abs(float(first.sum(dtype=np.float64) - second.sum(dtype=np.float64))) > most * count:
+    if abs(float(first.sum() - second.sum())) > most * count:
         return False
     places = [np.argsort(rows, kind="stable") for rows in (first, second)]
-    apart = first[places[0]].astype(np.float64) - second[places[1]]
+    apart = first[places[0]] - second[places[1]]
     if float(np.linalg.norm(apart)) / count**0.5 > most:
         return False
     moved = np.abs(places[0] - places[1])

@@ -13,7 +13,10 @@ the traced code is the right code. In both comparisons the search does the same:
    in whatever shape (:mod:`helpers.compare.fingerprints`). After a TopK, which two runtimes do not sort alike where
    scores are almost equal, rows may have changed places with their neighbours; after the last one only the rows of
    detections count, not those that fill the output up. A tensor of one pyramid level, sorted or not, agrees with
-   its part of a tensor of all levels: inference decodes them at once.
+   its part of a tensor of all levels: inference decodes them at once. Numbers that are moved, chosen, added or
+   multiplied have to be those that the node's own line of Python makes in this way, where these are known (traced code
+   only), and in their order where the line makes as many as there are nodes of it: x1 instead of y1, or the whole
+   instead of the half, are PyTorch's numbers too.
 2. A tensor is *expected* to agree if it is an output of the graph, or crosses the border of a module, or (traced code
    only) of a line of Python, at which the reference recorded a tensor of that size; rows of zeros that fill up a list
    do not count. The first of these, in graph order, that does not agree is the *symptom*; so is the node at which the
@@ -22,8 +25,7 @@ the traced code is the right code. In both comparisons the search does the same:
    wherever a tensor agrees. What it passes is the *region*. The *culprit* is the first node of the region all of whose
    inputs agree: right numbers go in, and what comes out leads to wrong ones. A node whose own line of Python made
    other numbers of that size comes before those that nothing is known about. A node that only moves its inputs about
-   passes on their agreement, unless the line of Python that it comes from makes a tensor of that size in the same way,
-   which its own then has to be.
+   passes on their agreement, unless its own line tells what it has to be.
 
 The comparison with inference decides whether anything is wrong, and in which region. Within that region the comparison
 with the traced code, which has a counterpart for nearly every tensor, then names the node, unless all agrees there:
@@ -98,8 +100,12 @@ _MOVES_DATA: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("Gather", "GatherND"), _GATHERS),
     **dict.fromkeys(("Expand", "Tile"), ("expand", "repeat")),
 }
-# What a line of Python makes in the same way. A TopK chooses, which is more than moving: it can be what is wrong.
-_MADE_BY = {**_MOVES_DATA, "TopK": ("topk", "sort")}
+# Of these, what only changes shape or type, and cannot be wrong about which numbers it takes, or in which order.
+_RESHAPES = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"}
+# What a line of Python makes in the same way, by an ATen operator or by its form that works in place. A TopK chooses,
+# which is more than moving: it can be what is wrong. So can a factor of 1: its product is a tensor of PyTorch, too.
+_ARITHMETIC = {"Add": ("add",), "Sub": ("sub", "rsub"), "Mul": ("mul",), "Div": ("div",)}
+_MADE_BY = {**_MOVES_DATA, **_ARITHMETIC, "TopK": ("topk", "sort")}
 # Operators after which the order of rows depends on the last digits of their scores.
 _SORTS = {"TopK", "NonMaxSuppression"}
 # Fewer rows than this could be the channels of some other tensor as well.
@@ -260,7 +266,11 @@ def _differing(found: Detections | None, recording: Recording) -> dict[str, Reco
         apart = np.nan_to_num(cdist(*places, "cityblock"), nan=1e9, posinf=1e9)
         found = found[linear_sum_assignment(apart)[1]]
     sides = zip(OUTPUT_NAMES, result_arrays(found), recording.results(), strict=True)
-    return {name: record for name, array, record in sides if distance(fingerprint(array), record.print) > TOLERANCE}
+    wrong = {name: record for name, array, record in sides if distance(fingerprint(array), record.print) > TOLERANCE}
+    # Beside coordinates of a thousand pixels a score of 0.5 instead of 0.6 is no distance.
+    if distance(fingerprint(found.scores), fingerprint(expected.scores)) > TOLERANCE:
+        wrong[OUTPUT_NAMES[0]] = recording.results()[0]
+    return wrong
 
 
 def _check_same_model(detector: BaseDetector, model: onnx.ModelProto) -> None:
@@ -281,6 +291,12 @@ def _check_same_model(detector: BaseDetector, model: onnx.ModelProto) -> None:
         )
 
 
+def _number(node: onnx.NodeProto) -> int:
+    """The place of a node among those of its operator and module, as the exporter names them: /Mul, /Mul_1, /Mul_2."""
+    number = node.name.rpartition("_")[2]
+    return int(number) if number.isdecimal() else 0
+
+
 class _Graph:
     """A graph with the fingerprints of its tensors, ready to be walked. real_rows: how many of the rows that its last
     TopK chose are detections.
@@ -295,6 +311,10 @@ class _Graph:
         self.position = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
         sorting = [node for node in self.nodes if node.op_type in _SORTS]
         self.sorted = self._after(sorting)
+        self.of_line: dict[tuple[str, str, str], list[onnx.NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            if where := origin(node).lines:
+                self.of_line[node.op_type, origin(node).scope, where[0]].append(node)
         self.filled_up = self._after([node for node in sorting if node.op_type == "TopK"][-1:])
 
     def _after(self, nodes: Iterable[onnx.NodeProto]) -> set[str]:
@@ -395,6 +415,7 @@ class _Graph:
         behind |= misshapen
         allowed |= {self.position[n] for n in misshapen}
         region = set().union(*(self._region(one, agrees) for one in behind)) & allowed
+        blamed = {self._chosen(n, region, agrees) for n in misshapen | {name}}
         settled: set[str] = set()
         culprits = []
         for i in sorted(region):
@@ -402,13 +423,20 @@ class _Graph:
             if all(self.position.get(n) not in region or n in settled or agrees(n) for n in self.index.reads(node)):
                 data = node.input if node.op_type == "Concat" else node.input[:1]
                 passes_on = node.op_type in _MOVES_DATA and not set(data) & self.index.fixed
-                passes_on = passes_on and name not in node.output and misshapen.isdisjoint(node.output)
+                passes_on = passes_on and blamed.isdisjoint(node.output)
                 if passes_on and not self._from_its_line(node.output[0], recording):
                     settled.update(node.output)
                 else:
                     culprits.append(i)
-        # A node whose own line made this tensor, with other numbers, is known to be wrong; of others, the first may be.
-        first, *others = sorted(culprits, key=lambda i: (not self._known_wrong(self.nodes[i], recording, agrees), i))
+        # A node whose own line made this tensor, with other numbers, is known to be wrong. So is one that made what the
+        # runtime stops at. Of others, the first may be.
+        suspects = blamed if stop else set()
+
+        def innocence(i: int) -> tuple[bool, bool, int]:
+            known = self._known_wrong(self.nodes[i], recording, agrees)
+            return not known, suspects.isdisjoint(self.nodes[i].output), i
+
+        first, *others = sorted(culprits, key=innocence)
         node = self.nodes[first]
         return Finding(
             reference=reference,
@@ -425,13 +453,32 @@ class _Graph:
         )
 
     def _from_its_line(self, name: str, recording: Recording) -> list[Record]:
-        """For moved or chosen numbers: the tensors of their size that their line of Python makes by that operator."""
+        """For moved, chosen or combined numbers: the tensors of their size that their line of Python makes by that
+        operator. Where the line makes as many as it has nodes in the graph, their order tells which of them it is.
+        """
         node = self.index.producer[name]
-        lines = origin(node).lines
-        if not lines or name not in self.prints or node.op_type not in _MADE_BY:
+        if not origin(node).lines or name not in self.prints or node.op_type not in _MADE_BY:
             return []
-        made = (r for r in recording.records if r.line == lines[0] and r.operator in _MADE_BY[node.op_type])
-        return [record for record in made if record.print.size == self.prints[name].size]
+        scope, line = origin(node).scope, origin(node).lines[0]
+        size, by = self.prints[name].size, _MADE_BY[node.op_type]
+        made = [r for r in recording.records if r.line == line and r.operator.removesuffix("_") in by]
+        made = [record for record in made if record.print.size == size]
+        alike = self.of_line[node.op_type, scope, line]
+        alike = [one for one in alike if one.output[0] in self.prints and self.prints[one.output[0]].size == size]
+        here = [record for record in made if record.scope == scope]
+        if len(node.output) == 1 and len(alike) == len(here):
+            return [here[sorted(alike, key=_number).index(node)]]
+        return made
+
+    def _chosen(self, name: str, region: Collection[int], agrees: Callable[[str], bool]) -> str:
+        """The tensor in which the numbers of this one were chosen, if they were only reshaped since."""
+        node = self.index.producer.get(name)
+        while node is not None and node.op_type in _RESHAPES and not agrees(node.input[0]):
+            if self.position.get(node.input[0]) not in region:
+                break
+            name = node.input[0]
+            node = self.index.producer.get(name)
+        return name
 
     def _misshapen(self, name: str, recording: Recording, agrees: Callable[[str], bool]) -> bool:
         """Whether a tensor at which the runtime stops may be what it stops at: one that was moved about, and is not one

@@ -145,3 +145,13 @@ def test_of_a_mask_the_rows_that_are_set_count_and_not_the_many_that_are_not(cho
     assert same_rows(own, rows_of(mask(places + 1)))
     assert not same_rows(own, rows_of(mask(places // 4)))  # the first quarter's, for the most part
     assert same_rows(rows_of(mask(places[:0])), rows_of(mask(places[:0])))
+
+
+def test_numbers_whose_squares_float32_cannot_hold_are_told_apart():
+    """As -2**63 is, which ONNX Runtime makes of a NaN where a whole number is asked for."""
+    levels = np.random.default_rng(0).integers(0, 4, 200)
+    broken = np.where(levels, levels, -(2**63))  # in the same order
+    assert not same(levels, broken)
+    assert not same_rows(rows_of(levels), rows_of(broken))
+    assert same(broken, broken.reshape(1, -1))
+    assert same_rows(rows_of(broken), rows_of(broken))

@@ -257,3 +257,73 @@ def test_a_level_is_a_part_of_the_list_of_all_levels_and_a_mask_of_none():
     assert agrees(np.sort(scores[30:70]), scores)
     assert not agrees(np.sort(scores[30:70]) + 0.1, scores)
     assert not agrees(np.sort(levels[30:70]), levels)
+
+
+LINES = """<ir_version: 8, opset_import: ["": 16]>
+turned (float[3,2] x) => (float[3] y) <int64 one = {1}, int64 zero = {0}, float[1] half = {0.5}> {
+    left = Gather <axis = 1> (x, zero)
+    right = Gather <axis = 1> (x, one)
+    middle = Mul (right, half)
+    y = Sub (middle, left)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "named"),
+    [
+        ("", "", None),
+        ("(x, one)", "(x, zero)", "/right_1"),
+        ("(x, zero)", "(x, one)", "/left"),
+        ("{0.5}", "{1.0}", "/middle"),
+        ("(middle, left)", "(left, middle)", "/y"),
+    ],
+)
+def test_a_node_is_held_to_its_own_place_on_its_line(right, wrong, named):
+    """One line of Python takes both columns, one the half: a number of PyTorch's in the wrong place is wrong."""
+    model = onnx.parser.parse_model(LINES.replace(right, wrong) if right else LINES)
+    lines = {"left": 1, "right": 1, "middle": 2, "y": 3}
+    for node in model.graph.node:
+        node.name = f"/{node.output[0]}" + ("_1" if node.output[0] == "right" else "")
+        node.doc_string = f"\n<p1: turned>:{lines[node.output[0]]}"
+    x = np.random.default_rng(4).uniform(1, 9, (3, 2)).astype(np.float32)
+    left, right_, middle = x[:, 0], x[:, 1], x[:, 1] * np.float32(0.5)
+    made = [(1, "select", left), (1, "select", right_), (2, "mul", middle), (3, "sub", middle - left)]
+    records = [
+        Record(i, "", operator, i, f"<p1: turned>:{line}", array.shape, fingerprint(array))
+        for i, (line, operator, array) in enumerate(made)
+    ]
+    results = Record(4, "", "result", 4, "", (3,), records[-1].print)
+    finding = first_disagreement(model, {"x": x}, Recording([*records, results]))
+    assert (finding.node if finding else None) == named
+
+
+@pytest.mark.parametrize(("first", "named"), [(0, None), (1, "part")])
+def test_who_chose_the_numbers_is_named_and_not_who_reshaped_them(first, named):
+    """The runtime stops at a place that there is not; nothing but its input is known of the node that reads it."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 16]>
+        taken (float[2,3] x, float[4] table) => (float[2] y)
+            <int64[1] first = {0}, int64[1] end = {1}, int64[1] columns = {1}> {
+            part = Slice (x, first, end, columns)
+            flat = Squeeze (part, columns)
+            places = Cast <to = 7> (flat)
+            y = Gather (table, places)
+        }""".replace("first = {0}, int64[1] end = {1}", f"first = {{{first}}}, int64[1] end = {{{first + 1}}}")
+    )
+    for node in model.graph.node:
+        node.name = node.output[0]
+    x, table = np.array([[1, 90, 80], [2, 70, 60]], np.float32), np.array([3, 5, 8, 13], np.float32)
+    arrays = {"take": table[[1, 2]], "select": x[:, 0], "result": table[[1, 2]]}
+    records = [Record(i, "", n, i, "", a.shape, fingerprint(a)) for i, (n, a) in enumerate(arrays.items())]
+    finding = first_disagreement(model, {"x": x, "table": table}, Recording(records))
+    assert (finding.node if finding else None) == named
+
+
+def test_scores_count_beside_coordinates_of_a_thousand_pixels():
+    boxes = np.array([[100, 200, 900, 1100], [0, 0, 1200, 800]], np.float32)
+    found = Detections(boxes, np.array([0.9, 0.8], np.float32), np.zeros(2, np.int64), np.ones((2, 2, 2), bool))
+    records = [
+        Record(i, "", "result", i, "", array.shape, fingerprint(array)) for i, array in enumerate(result_arrays(found))
+    ]
+    other = dataclasses.replace(found, scores=found.scores - np.float32(0.02))
+    assert set(differing_outputs(other, Recording(records, found=found))) == {"dets"}
