@@ -338,6 +338,9 @@ class _Graph:
         def agrees(name: str) -> bool:
             if name not in self.prints:
                 return False
+            source = self._reshaped(name)
+            if source != name and self._from_its_line(source, recording):
+                return agrees(source)
             print_ = self.prints[name]
             # What moves numbers makes others of PyTorch's tensors where it is wrong: its own line has to have made it.
             same_size = self._from_its_line(name, recording) or of_size[print_.size]
@@ -454,7 +457,8 @@ class _Graph:
 
     def _from_its_line(self, name: str, recording: Recording) -> list[Record]:
         """For moved, chosen or combined numbers: the tensors of their size that their line of Python makes by that
-        operator. Where the line makes as many as it has nodes in the graph, their order tells which of them it is.
+        operator. Where the line makes as many as it has nodes in the graph, their order tells which of them it is;
+        equal ones may be one node.
         """
         node = self.index.producer[name]
         if not origin(node).lines or name not in self.prints or node.op_type not in _MADE_BY:
@@ -466,9 +470,18 @@ class _Graph:
         alike = self.of_line[node.op_type, scope, line]
         alike = [one for one in alike if one.output[0] in self.prints and self.prints[one.output[0]].size == size]
         here = [record for record in made if record.scope == scope]
-        if len(node.output) == 1 and len(alike) == len(here):
-            return [here[sorted(alike, key=_number).index(node)]]
+        for candidates in (here, list({record.print.sums: record for record in reversed(here)}.values())[::-1]):
+            if len(node.output) == 1 and len(alike) == len(candidates):
+                return [candidates[sorted(alike, key=_number).index(node)]]
         return made
+
+    def _reshaped(self, name: str) -> str:
+        """The tensor whose numbers these are, if they were only put into another shape since."""
+        node = self.index.producer.get(name)
+        while node is not None and node.op_type in _RESHAPES - {"Cast"} and node.input[0] in self.prints:
+            name = node.input[0]
+            node = self.index.producer.get(name)
+        return name
 
     def _chosen(self, name: str, region: Collection[int], agrees: Callable[[str], bool]) -> str:
         """The tensor in which the numbers of this one were chosen, if they were only reshaped since."""

@@ -260,14 +260,18 @@ def test_a_level_is_a_part_of_the_list_of_all_levels_and_a_mask_of_none():
 
 
 LINES = """<ir_version: 8, opset_import: ["": 16]>
-turned (float[3,2] x) => (float[3] y) <int64 one = {1}, int64 zero = {0}, float[1] half = {0.5}> {
+turned (float[3,2] x) => (float[3] y)
+    <int64 one = {1}, int64 zero = {0}, float[1] half = {0.5}, int64[1] row = {0}> {
     left = Gather <axis = 1> (x, zero)
     right = Gather <axis = 1> (x, one)
     middle = Mul (right, half)
-    y = Sub (middle, left)
+    as_row = Unsqueeze (middle, row)
+    sums = Sub (as_row, left)
+    y = Squeeze (sums, row)
 }"""
 
 
+@pytest.mark.parametrize("calls", [1, 2])
 @pytest.mark.parametrize(
     ("right", "wrong", "named"),
     [
@@ -275,24 +279,27 @@ turned (float[3,2] x) => (float[3] y) <int64 one = {1}, int64 zero = {0}, float[
         ("(x, one)", "(x, zero)", "/right_1"),
         ("(x, zero)", "(x, one)", "/left"),
         ("{0.5}", "{1.0}", "/middle"),
-        ("(middle, left)", "(left, middle)", "/y"),
+        ("(as_row, left)", "(left, as_row)", "/sums"),
     ],
 )
-def test_a_node_is_held_to_its_own_place_on_its_line(right, wrong, named):
-    """One line of Python takes both columns, one the half: a number of PyTorch's in the wrong place is wrong."""
+def test_a_node_is_held_to_its_own_place_on_its_line(right, wrong, named, calls):
+    """One line of Python takes both columns, one the half: a number of PyTorch's in the wrong place is wrong. Called
+    twice, the first line makes the same twice, of which the exporter leaves one.
+    """
     model = onnx.parser.parse_model(LINES.replace(right, wrong) if right else LINES)
-    lines = {"left": 1, "right": 1, "middle": 2, "y": 3}
+    lines = {"left": 1, "right": 1, "middle": 2, "as_row": 2, "sums": 3, "y": 4}
     for node in model.graph.node:
         node.name = f"/{node.output[0]}" + ("_1" if node.output[0] == "right" else "")
         node.doc_string = f"\n<p1: turned>:{lines[node.output[0]]}"
     x = np.random.default_rng(4).uniform(1, 9, (3, 2)).astype(np.float32)
     left, right_, middle = x[:, 0], x[:, 1], x[:, 1] * np.float32(0.5)
-    made = [(1, "select", left), (1, "select", right_), (2, "mul", middle), (3, "sub", middle - left)]
+    columns = [(1, "select", left), (1, "select", right_)] * calls
+    made = [*columns, (2, "mul", middle), (3, "sub", (middle - left)[None])]
     records = [
         Record(i, "", operator, i, f"<p1: turned>:{line}", array.shape, fingerprint(array))
         for i, (line, operator, array) in enumerate(made)
     ]
-    results = Record(4, "", "result", 4, "", (3,), records[-1].print)
+    results = Record(len(records), "", "result", 4, "", (3,), records[-1].print)
     finding = first_disagreement(model, {"x": x}, Recording([*records, results]))
     assert (finding.node if finding else None) == named
 
