@@ -338,12 +338,13 @@ class _Graph:
         def agrees(name: str) -> bool:
             if name not in self.prints:
                 return False
+            # Not by calling itself: a function that holds itself holds this graph until the collector comes by.
             source = self._reshaped(name)
-            if source != name and self._from_its_line(source, recording):
-                return agrees(source)
+            if own := self._from_its_line(source, recording):
+                name = source
             print_ = self.prints[name]
             # What moves numbers makes others of PyTorch's tensors where it is wrong: its own line has to have made it.
-            same_size = self._from_its_line(name, recording) or of_size[print_.size]
+            same_size = own or of_size[print_.size]
             real = self.real_rows if same_count and name in self.filled_up else None
             return (
                 any(distance(print_, record.print) <= TOLERANCE for record in same_size)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import onnx
@@ -334,3 +336,16 @@ def test_scores_count_beside_coordinates_of_a_thousand_pixels():
     ]
     other = dataclasses.replace(found, scores=found.scores - np.float32(0.02))
     assert set(differing_outputs(other, Recording(records, found=found))) == {"dets"}
+
+
+def test_a_searched_graph_is_not_kept(recording):
+    """Its arrays may be some hundred MB, and no collector counts them."""
+    walked = Walked(GraphIndex(graph()), record_graph(graph(), {"x": INPUT}))
+    kept = weakref.ref(walked)
+    gc.disable()
+    try:
+        assert walked.finding("PyTorch", recording) is None
+        del walked
+        assert kept() is None
+    finally:
+        gc.enable()
