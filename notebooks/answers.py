@@ -205,7 +205,7 @@ def least_distance(answer: float) -> Verdict:
     "04/2",
     "Copy the correct graph, change one initializer (or an attribute), and search the copy with recordings=.",
     "planted.CopyFrom(correct); pick a node with weights, replace its initializer's values; then "
-    "search(detector, planted, small[name], recordings=third.recordings)",
+    "search(detector, planted, small[name], recordings=same_inference)",
 )
 def planted_and_found(answer: tuple[onnx.ModelProto, Any], *, correct: onnx.ModelProto) -> Verdict:
     planted, report = answer

@@ -209,7 +209,10 @@ _WITH_PLUGINS = """
 The engine has plugins of `libcourse_plugins.so`, which registers nothing by being loaded. How Triton is to be given it
 was not tried: the graph in `triton/onnxruntime` needs none, and neither does an engine of it from 8.6 on.
 """
-_NOT_FINITE = "; **this graph was not exported with the patches for half precision, and can give NaN there**"
+_NOT_FINITE = (
+    "; **this graph was not exported with the patches for half precision, and can lose detections there, with or "
+    "without a NaN**"
+)
 
 
 def _readme(about: dict[str, Any], graph: onnx.ModelProto, file: str, largest_batch: int) -> str:
@@ -229,8 +232,6 @@ def _readme(about: dict[str, Any], graph: onnx.ModelProto, file: str, largest_ba
         inputs=shapes(about["model"]["inputs"]),
         outputs=shapes(about["model"]["outputs"]),
         engines="".join(engines),
-        half=""
-        if finite
-        else "; **this graph was not exported with the patches for half precision, and can give NaN there**",
+        half="" if finite else _NOT_FINITE,
         plugins=_WITH_PLUGINS if plugins else "",
     )
