@@ -107,10 +107,13 @@ def fingerprint_of_tensor(tensor: torch.Tensor) -> Fingerprint:
         rows.append(_project(flat.view(shape[0], -1), 0))
     if len(shape) > 1 and size <= _LAST_AXIS_UP_TO and shape[-1] <= _BLOCK:
         rows.append(_project(flat.view(-1, shape[-1]).T, 0))
+    norm = float(torch.linalg.vector_norm(flat))
+    if not math.isfinite(norm):
+        # What was not a number and became a whole one is -2**63, whose square no float32 holds. This copies the tensor.
+        norm = float(torch.linalg.vector_norm(flat, dtype=torch.float64))
     return Fingerprint(
         size=size,
-        # What was not a number and became a whole one is -2**63, whose square no float32 holds.
-        scale=float(torch.linalg.vector_norm(flat, dtype=torch.float64)) / size**0.5,
+        scale=norm / size**0.5,
         bad=bad,
         sums=(sums[0] / size**0.5, sums[1] / size**0.5),
         rows=tuple(row.float().numpy() for row in rows),

@@ -7,6 +7,7 @@ can be recorded in little memory.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import types
 import unittest.mock
@@ -91,6 +92,14 @@ class Recording:
     records: list[Record] = field(default_factory=list)
     kept: dict[Key, Array] = field(default_factory=dict)
     found: Detections | None = None
+
+    @functools.cached_property
+    def of_line(self) -> dict[str, list[Record]]:
+        """The records of each line of Python; to be asked for when the run is over."""
+        found: dict[str, list[Record]] = {}
+        for record in self.records:
+            found.setdefault(record.line, []).append(record)
+        return found
 
     def of_scope(self, scope: str, operator: str) -> list[Record]:
         """A module's own records: its ``"input"`` or ``"output"`` tensors, over all its calls."""

@@ -35,6 +35,7 @@ in that case it is the traced code that is not what inference does.
 from __future__ import annotations
 
 import functools
+import re
 import resource
 import time
 from collections import defaultdict
@@ -249,7 +250,8 @@ def first_disagreement(model: onnx.ModelProto, arrays: dict[str, Array], recordi
     index = GraphIndex(model)
     graph = _Graph(index, record_graph(index, arrays))
     agrees = graph.agreement(recording)
-    wrong = {n: r for n, r in zip(index.outputs, recording.results(), strict=True) if not agrees(n)}
+    sides = zip(index.outputs, recording.results(), strict=True)
+    wrong = {n: r for n, r in sides if n in graph.position and not agrees(n)}
     return graph.finding("PyTorch", recording, wrong=wrong)
 
 
@@ -262,7 +264,7 @@ def _differing(found: Detections | None, recording: Recording) -> dict[str, Reco
         return {}
     if len(found) == len(expected) > 0:
         # One class apart counts more than any distance in the picture.
-        places = (np.column_stack([side.boxes, side.labels * 1e4]) for side in (expected, found))
+        places = (np.column_stack([side.boxes, side.scores, side.labels * 1e4]) for side in (expected, found))
         apart = np.nan_to_num(cdist(*places, "cityblock"), nan=1e9, posinf=1e9)
         found = found[linear_sum_assignment(apart)[1]]
     sides = zip(OUTPUT_NAMES, result_arrays(found), recording.results(), strict=True)
@@ -291,10 +293,11 @@ def _check_same_model(detector: BaseDetector, model: onnx.ModelProto) -> None:
         )
 
 
-def _number(node: onnx.NodeProto) -> int:
-    """The place of a node among those of its operator and module, as the exporter names them: /Mul, /Mul_1, /Mul_2."""
-    number = node.name.rpartition("_")[2]
-    return int(number) if number.isdecimal() else 0
+def _number(node: onnx.NodeProto) -> list[list[int]]:
+    """The place of a node among those of its operator and module, as the exporter names them, call by call: /head/Mul,
+    /head/Mul_1, /head_1/Mul.
+    """
+    return [[int(number) for number in re.findall(r"_(\d+)", part)] for part in node.name.split("/")]
 
 
 class _Graph:
@@ -349,7 +352,7 @@ class _Graph:
             return (
                 any(distance(print_, record.print) <= TOLERANCE for record in same_size)
                 or any(self._same_rows(name, record, real) for record in same_size)
-                or self._is_part_or_filled_up(name, of_width[print_.width])
+                or (not own and self._is_part_or_filled_up(name, of_width[print_.width]))
             )
 
         return agrees
@@ -395,7 +398,8 @@ class _Graph:
         within: Collection[str] | None = None,
     ) -> Finding | None:
         """wrong: outputs of the graph that are not what they should be. within: the nodes that the finding is among, or
-        among those before them that only move numbers; None, too, if what these read does not agree.
+        among those before them that move, choose, add or multiply numbers; None, too, if what these read does not
+        agree.
         """
         agrees = self.agreement(recording)
         allowed = {i for i, node in enumerate(self.nodes) if within is None or node.name in within}
@@ -466,15 +470,16 @@ class _Graph:
             return []
         scope, line = origin(node).scope, origin(node).lines[0]
         size, by = self.prints[name].size, _MADE_BY[node.op_type]
-        made = [r for r in recording.records if r.line == line and r.operator.removesuffix("_") in by]
+        made = [r for r in recording.of_line.get(line, ()) if r.operator.removesuffix("_") in by]
         made = [record for record in made if record.print.size == size]
         alike = self.of_line[node.op_type, scope, line]
         alike = [one for one in alike if one.output[0] in self.prints and self.prints[one.output[0]].size == size]
         here = [record for record in made if record.scope == scope]
-        for candidates in (here, list({record.print.sums: record for record in reversed(here)}.values())[::-1]):
+        for candidates in (here, list({record.print.sums: record for record in here}.values())):
             if len(node.output) == 1 and len(alike) == len(candidates):
                 return [candidates[sorted(alike, key=_number).index(node)]]
-        return made
+        # Of more nodes than the line made here, some come from another operator, or from a view that is not recorded.
+        return made if len(alike) <= len(here) else []
 
     def _reshaped(self, name: str) -> str:
         """The tensor whose numbers these are, if they were only put into another shape since."""

@@ -349,3 +349,126 @@ def test_a_searched_graph_is_not_kept(recording):
         assert kept() is None
     finally:
         gc.enable()
+
+
+X = np.random.default_rng(4).uniform(1, 9, (3, 3)).astype(np.float32)
+PARTS = """parts (float[3,3] x) => (float[3] y) <int64 zero = {0}, int64 one = {1}, int64 two = {2}> {
+    b = Gather <axis = 1> (x, one)
+    a = Gather <axis = 1> (x, zero)
+    c = Gather <axis = 1> (x, two)
+    p = Mul (a, b)
+    q = Mul (a, c)
+    y = Sub (p, q)
+}"""
+TWICE = """twice (float[3,3] x) => (float[3,3] y) <float[1] k = {0.5}, float[1] m = {0.3}> {
+    a = Mul (x, k)
+    b = Mul (a, m)
+    e = Exp (b)
+    c = Mul (e, k)
+    d = Mul (c, m)
+    y = Neg (d)
+}"""
+BESIDE = """beside (float[3,3] x) => (float[3,3] y) <float[3] bias = {1, 2, 3}> {
+    m = Add (x, x)
+    s = Add (m, bias)
+    y = Add (x, s)
+}"""
+WHOLE = """whole (float[3,2] a, float[3,3] x) => (float[3,2] y)
+    <int64[1] start = {0}, int64[1] end = {2}, int64[1] columns = {1}> {
+    p = Slice (a, start, end, columns)
+    q = Slice (x, start, end, columns)
+    y = Sub (p, q)
+}"""
+SHIFTED = """shifted (float[100] x) => (float[40] y) <int64[1] start = {0}, int64[1] end = {40}> {
+    part = Slice (x, start, end)
+    y = Exp (part)
+}"""
+LONG = np.random.default_rng(5).standard_normal(100).astype(np.float32)
+
+
+def on_lines(text, made, inputs, lines, scopes=None, names=None):
+    """The node that the search names. made: what PyTorch computed, as (scope, line, operator, array), the result last;
+    lines, scopes, names: of the nodes by their results."""
+    model = onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 16]>' + text)
+    for node in model.graph.node:
+        name = node.output[0]
+        node.name = (names or {}).get(name, name)
+        node.doc_string = f"{(scopes or {}).get(name, '')}\n<p1: f>:{lines[name]}"
+    made = [*made, ("", 0, "result", made[-1][3])]
+    records = [
+        Record(i, scope, operator, i, f"<p1: f>:{line}" if line else "", array.shape, fingerprint(array))
+        for i, (scope, line, operator, array) in enumerate(made)
+    ]
+    finding = first_disagreement(model, inputs, Recording(records))
+    return finding and finding.node
+
+
+@pytest.mark.parametrize(("wrong", "named"), [("(a, c)", None), ("(b, c)", "q")])
+def test_equal_parts_of_a_line_may_be_one_node_wherever_they_stand(wrong, named):
+    """PyTorch takes column 0 twice, before and after column 1; the exporter writes one node, here behind column 1's."""
+    a, b, c = X.T
+    made = [("", 1, "select", part) for part in (a, b, a, c)]
+    made += [("", 2, "mul", a * b), ("", 2, "mul", a * c), ("", 3, "sub", a * b - a * c)]
+    lines = {"a": 1, "b": 1, "c": 1, "p": 2, "q": 2, "y": 3}
+    names = {"a": "Gather", "b": "Gather_1", "c": "Gather_2"}
+    assert on_lines(PARTS.replace("(a, c)", wrong), made, {"x": X}, lines, names=names) == named
+
+
+@pytest.mark.parametrize(("wrong", "named"), [("(c, m)", None), ("(c, k)", "/head_1/Mul_1")])
+def test_two_calls_of_a_module_are_told_apart(wrong, named):
+    """Both multiply by 0.5 and 0.3; the exporter begins to count anew in the second."""
+    a, b = X * np.float32(0.5), X * np.float32(0.5) * np.float32(0.3)
+    e = np.exp(b)
+    c, d = e * np.float32(0.5), e * np.float32(0.5) * np.float32(0.3)
+    made = [("head", 1, "mul", a), ("head", 1, "mul", b), ("", 2, "exp", e), ("head", 1, "mul", c)]
+    made += [("head", 1, "mul", d), ("", 2, "neg", -d)]
+    lines = {"a": 1, "b": 1, "e": 2, "c": 1, "d": 1, "y": 2}
+    names = {"a": "/head/Mul", "b": "/head/Mul_1", "c": "/head_1/Mul", "d": "/head_1/Mul_1"}
+    found = on_lines(TWICE.replace("(c, m)", wrong), made, {"x": X}, lines, dict.fromkeys("abcd", "head"), names)
+    assert found == named
+
+
+def test_what_another_operator_of_the_line_consists_of_is_not_held_to_the_line():
+    """`x + proj(x)`: PyTorch has one operator for the product and the bias, the graph two nodes, an Add among them."""
+    s = X + X + np.array([1, 2, 3], np.float32)
+    made = [("proj", 1, "addmm", s), ("proj", 1, "output", s), ("", 1, "add", X + s)]
+    lines = {"m": 1, "s": 1, "y": 1}
+    assert on_lines(BESIDE, made, {"x": X}, lines, {"m": "proj", "s": "proj"}) is None
+
+
+def test_a_part_that_is_the_whole_is_not_held_to_another():
+    """`a[:, :2] - x[:, :2]`: a has two columns, so its part is no tensor of its own in PyTorch."""
+    a = X[:, 1:] + 1
+    made = [("", 0, "add", a), ("", 1, "slice", X[:, :2]), ("", 2, "sub", a - X[:, :2])]
+    assert on_lines(WHOLE, made, {"a": a, "x": X}, {"p": 1, "q": 1, "y": 2}) is None
+
+
+@pytest.mark.parametrize(("by", "named"), [(0, None), (1, "part")])
+def test_a_part_of_another_tensor_is_not_what_the_line_made(by, named):
+    """One level is a part of all levels, and x[1:41] a part of x; but this line made x[0:40]."""
+    text = SHIFTED.replace("start = {0}", f"start = {{{by}}}").replace("end = {40}", f"end = {{{by + 40}}}")
+    made = [("", 0, "cat", LONG), ("", 1, "slice", LONG[:40]), ("", 2, "exp", np.exp(LONG[:40]))]
+    assert on_lines(text, made, {"x": LONG}, {"part": 1, "y": 2}) == named
+
+
+def test_detections_of_equal_boxes_are_told_apart_by_their_scores():
+    boxes = np.array([[0, 0, 0, 50], [0, 0, 0, 50]], np.float32)  # clipped to an edge: their IoU is 0 / 0
+    found = Detections(boxes, np.array([0.9, 0.2], np.float32), np.zeros(2, np.int64), np.zeros((2, 2, 2), bool))
+    records = [
+        Record(i, "", "result", i, "", array.shape, fingerprint(array)) for i, array in enumerate(result_arrays(found))
+    ]
+    assert differing_outputs(found[np.array([1, 0])], Recording(records, found=found)) == {}
+
+
+def test_an_output_that_does_not_depend_on_the_input_is_not_searched():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 16]>
+        constant (float[3,3] x) => (float[3,3] y, float[1] z) <float[1] k = {2}> {
+            y = Neg (x)
+            z = Identity (k)
+        }""")
+
+    class Constant(torch.nn.Module):
+        def forward(self, x):
+            return -x, torch.tensor([2.0])
+
+    assert first_disagreement(model, {"x": X}, record_module(Constant(), torch.from_numpy(X))) is None
