@@ -15,7 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from helpers import paths
 from helpers.cli import main
+from helpers.deploy import proof
 from helpers.graph.file import load_onnx
+from helpers.graph.runner import RunnerError
 
 
 def call(*arguments):
@@ -191,6 +193,18 @@ def test_a_proof_is_not_exported_twice(proven):
     assert result.exit_code == 0
     assert "making model.onnx" not in result.output
     assert (folder / "model.onnx").stat().st_mtime_ns == before
+
+
+def test_a_graph_that_stops_is_searched_too(own_files, tmp_path, monkeypatch):
+    def stops(*_, **__):
+        raise RunnerError("ONNX Runtime stopped inside the graph", "check the input")
+
+    monkeypatch.setattr(proof.detect, "detect_prepared", stops)
+    monkeypatch.setattr(proof, "_search", lambda *_: "/Mul (Mul), made by head.py:7; its inputs agree: x")
+    arguments = ["--config", own_files[0], "--checkpoint", own_files[1]]
+    result = call("prove", *arguments, "--images", paths.DATA / "demo" / "crowd.jpg", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "stops on crowd.jpg (ONNX Runtime stopped inside the graph); /Mul (Mul), made by head.py:7" in result.stderr
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         content = np.frombuffer(arguments.picture.read_bytes() if arguments.picture.is_file() else b"", np.uint8)
-        if not content.size or (picture := cv2.imdecode(content, cv2.IMREAD_COLOR)) is None:
+        if not content.size or (picture := cv2.imdecode(content, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)) is None:
             raise BundleError(f"{arguments.picture} is no file of a picture that can be decoded.")
         found = (detector := Detector()).detect(picture)
         for box, score, label in zip(*found[:3], strict=True):

@@ -43,6 +43,7 @@ from helpers.export.settings import require_known_type, require_supported, verdi
 from helpers.graph import detect
 from helpers.graph.file import load_onnx
 from helpers.graph.onnx_runtime import OnnxRunner
+from helpers.graph.runner import RunnerError
 
 if TYPE_CHECKING:
     from mmdet.models.detectors import BaseDetector
@@ -142,7 +143,13 @@ def prove(
     rows = []
     for name, one in zip((path.name for path in files), inputs, strict=True):
         expected = detect_prepared(detector, one, rescale=False)
-        rows.append((name, compare(expected, detect.detect_prepared(runner, one), class_names=detector.CLASSES)))
+        try:
+            found = detect.detect_prepared(runner, one)
+        except RunnerError as error:
+            announce(f"{name}: the graph stops, searching for the first node that differs")
+            where = _search(detector, file, one)
+            raise ProofError(f"the graph stops on {name} ({error.problem}); {where}", error.next_step) from error
+        rows.append((name, compare(expected, found, class_names=detector.CLASSES)))
         announce(f"{name}: {rows[-1][1]}")
     if not any(len(result.pairs) or not result.agrees for _, result in rows):
         raise ProofError(

@@ -79,7 +79,8 @@ def results_on(dataset: EvaluationSet, detector: BaseDetector, path: Path) -> li
     """What the detector finds on every picture of a set, as COCO result entries (see ``evaluation.coco_results``).
 
     They are kept in ``path`` (JSON) with what they were made from, and read from there as long as weights,
-    configuration, pictures, versions of the libraries and the code of this folder are the same.
+    configuration (the settings of tests also as they are in memory), preprocessing, pictures, versions of the libraries
+    and the code of this folder are the same.
     """
 
     def build(temporary: Path) -> None:
@@ -92,6 +93,8 @@ def results_on(dataset: EvaluationSet, detector: BaseDetector, path: Path) -> li
     inputs = {
         "weights": weights_digest(detector),
         "configuration": str(detector.cfg.model),
+        "settings": [str(getattr(part, "test_cfg", None)) for part in (detector, *detector.children())],
+        "preprocessing": preprocessing_of(detector).to_json(),
         "pictures": dataset.digest(),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
         "code": {name: artifacts.file_input(here / name) for name in _CODE},

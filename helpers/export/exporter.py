@@ -44,10 +44,10 @@ from tqdm import tqdm
 import patches
 from helpers import artifacts
 from helpers.detector import paste
-from helpers.detector.models import INPUT_SHAPE, load_detector, weights_digest
+from helpers.detector.models import INPUT_SHAPE, load_detector, preprocessing_of, weights_digest
 from helpers.detector.preprocess import NetworkInput, prepare, read_picture
 from helpers.errors import CourseError
-from helpers.export.settings import require_supported, verdicts
+from helpers.export.settings import require_supported, table, values_at
 from helpers.graph import detect
 from helpers.graph.file import INPUT_NAMES, OUTPUT_NAMES
 from helpers.graph.frozen_batch import frozen_batches, require_free_batch
@@ -417,15 +417,21 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _require_same(traced: onnx.ModelProto, simplified: onnx.ModelProto, probe: NetworkInput) -> None:
     """Both graphs find the same objects of score 0.3 and more in a picture: their number and labels, scores within
-    0.001, corners within half an input pixel, masks but for one value in a thousand. (Below, two of nearly the same
-    score may change places.) A graph that ONNX Runtime cannot run is not checked.
+    0.001, corners within half an input pixel, each mask but for two values or one in a hundred of those set. (Below,
+    two of nearly the same score may change places.) A traced graph that ONNX Runtime cannot run is not checked.
     """
     size = traced.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     given = {name: np.repeat(array, max(size, 1), axis=0) for name, array in detect.feeds([probe]).items()}
     try:
-        first, second = (OnnxRunner(model).run(given) for model in (traced, simplified))
+        first = OnnxRunner(traced).run(given)
     except RunnerError:
         return
+    try:
+        second = OnnxRunner(simplified).run(given)
+    except RunnerError as error:
+        raise ExportError(
+            "the simplified graph stops where the traced one runs", "export with simplify=False"
+        ) from error
     sure, also = first["dets"][..., 4] >= 0.3, second["dets"][..., 4] >= 0.3
     same = np.array_equal(sure, also) and all(
         _near(first[name][sure], second[name][sure]) for name in first if first[name].dtype == np.float32
@@ -437,7 +443,8 @@ def _require_same(traced: onnx.ModelProto, simplified: onnx.ModelProto, probe: N
 def _near(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
     if a.ndim == 2:  # x1 y1 x2 y2 score
         return bool((np.abs(a - b) <= (0.5, 0.5, 0.5, 0.5, 1e-3)).all())
-    return not a.size or float(np.mean(np.abs(a - b) > 0.5)) <= 1e-3
+    apart, set_ = (np.count_nonzero(values > 0.5, axis=(1, 2)) for values in (np.abs(a - b), a))
+    return bool((apart <= np.maximum(2, 0.01 * set_)).all())
 
 
 def _only_batch(dynamic_axes: dict[str, dict[int, str]]) -> bool:
@@ -513,10 +520,15 @@ def _versions() -> dict[str, str]:
 
 def _settings_digest(detector: BaseDetector) -> str:
     """Of the config that the detector was built from, its modules, and its settings as they are in memory now."""
-    live = [[verdict.key, repr(verdict.value)] for verdict in verdicts(detector)]
+    live = [[row.key, [_told(value) for value in values_at(detector, row.at)]] for row in table()]
     config = getattr(detector, "cfg", None)
     text = json.dumps([str(getattr(config, "_cfg_dict", config)), str(detector), live])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _told(value: Any) -> str:
+    """A setting with all its digits."""
+    return repr(value.tolist() if isinstance(value, torch.Tensor) else value)
 
 
 def module_sources(name: str) -> dict[str, str]:
@@ -581,7 +593,8 @@ def make_onnx(
         probe = None
         if not label and flavour == "standard":
             height, width = options.get("input_shape", INPUT_SHAPE)[2:]
-            probe = prepare(read_picture(DATA / "demo" / "crowd.jpg"), (height, width))
+            picture = read_picture(DATA / "demo" / "crowd.jpg")
+            probe = prepare(picture, (height, width), preprocessing_of(detector))
         export_onnx(detector, temporary, flavour, applied=names, probe=probe, **options)
 
     path = build_dir(model_name) / f"{flavour}{'-' if label else ''}{label}.onnx"

@@ -88,7 +88,7 @@ def detections(
 
     Lean masks, which do not have the input's height and width, are pasted at once where they are wanted, as inference
     does; others can only be resized (:func:`to_picture`). ``drop_padding`` False keeps the rows that only fill the
-    output to its fixed length.
+    output to its fixed length. A row whose score is no finite number is not padding: it stays, to be seen.
     """
     found = []
     for i, prepared in enumerate(batch):
@@ -97,7 +97,8 @@ def detections(
         masks = raw["masks"][i] if "masks" in raw else np.zeros((len(dets), 0, 0), np.float32)
         lean = masks.shape[1:] not in ((0, 0), prepared.tensor.shape[2:])
         if drop_padding:
-            dets, labels, masks = (array[dets[:, 4] > 0] for array in (dets, labels, masks))
+            real = (dets[:, 4] > 0) | ~np.isfinite(dets[:, 4])
+            dets, labels, masks = (array[real] for array in (dets, labels, masks))
         if lean and rescale:
             masks = paste(masks, boxes_to_picture(dets[:, :4], prepared), prepared.picture_shape)
         elif lean:
@@ -164,5 +165,7 @@ def to_picture(found: Detections, prepared: NetworkInput) -> Detections:
         masks = np.stack(resized).astype(bool) if resized else np.zeros((0, *prepared.picture_shape), bool)
     boxes = boxes_to_picture(found.boxes, prepared)
     picture_height, picture_width = prepared.picture_shape
-    boxes = np.clip(boxes, 0, np.array([picture_width, picture_height] * 2, np.float32))
+    inside = np.clip(boxes, 0, np.array([picture_width, picture_height] * 2, np.float32))
+    # An infinite corner is no corner at the picture's edge.
+    boxes = np.where(np.isfinite(boxes).all(axis=1, keepdims=True), inside, boxes)
     return Detections(boxes, found.scores, found.labels, masks)

@@ -144,11 +144,11 @@ class Simulation:
 class Trials:
     """A test of sets of FP32 nodes that is asked about each set once; answers survive an interrupt in ``path``.
 
-    test: gets the set, says whether it passes. key: names the question (model, inputs, test); trials on disk with
-    another key are refused.
+    test: gets the set, says whether it passes. key: names the question (model, inputs, test), and has to be given with
+    a path; trials on disk with another key are refused.
 
     Raises:
-        PrecisionSearchError: the file holds another question's trials, or is no such file.
+        PrecisionSearchError: the file holds another question's trials, or is no such file; or a path without a key.
     """
 
     def __init__(
@@ -159,6 +159,11 @@ class Trials:
         self._key = key
         self._known: dict[frozenset[str], Outcome] = {}
         self.run = 0
+        if path is not None and not key:
+            raise PrecisionSearchError(
+                "trials that are kept in a file need a key, or another question gets their answers",
+                "name model, inputs and test in key=",
+            )
         if path is not None and path.exists():
             self._load(path)
         self.remembered = len(self._known)

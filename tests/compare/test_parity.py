@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 
 from helpers.compare.parity import CONTRACT, ParityError, compare, comparison_figure, table
 from helpers.detector.detections import Detections
+from helpers.detector.preprocess import prepare
+from helpers.graph import detect
 
 
 def detections(count: int = 6, seed: int = 0) -> Detections:
@@ -158,3 +160,22 @@ def test_figure_and_table_show_what_is_unmatched():
     columns = table([("pair", compare(found, found[:4]))])
     assert columns["only first"] == [2]
     assert columns["agrees"] == [False]
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("column", [0, 2, 4])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_of_a_graph_that_is_not_finite_is_not_taken_for_padding(bad, column, rescale):
+    """Padding has a score of 0. A NaN is not greater than 0 either; an infinite corner is not the picture's edge."""
+    prepared = prepare(np.zeros((60, 80, 3), np.uint8), (96, 128))
+    dets = np.zeros((1, 4, 5), np.float32)
+    dets[0, 0] = 5, 5, 40, 60, 0.9
+    raw = {"dets": dets, "labels": np.zeros((1, 4), np.int64), "masks": np.ones((1, 4, 96, 128), np.float32)}
+    sound = detect.detections(raw, [prepared], rescale=rescale)[0]
+    assert len(sound) == 1
+    assert compare(sound, sound).agrees
+    dets[0, 1] = 50, 5, 70, 60, 0.8
+    dets[0, 1, column] = bad
+    broken = detect.detections(raw, [prepared], rescale=rescale)[0]
+    assert len(broken) == 2
+    assert "not finite" in compare(sound, broken).broken_by

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -104,7 +105,9 @@ def test_the_client_finds_what_the_course_finds_without_the_course(whole, lean, 
         np.testing.assert_array_equal(found[name], getattr(expected, name))
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "huge.ppm").write_bytes(b"P6 60000 60000 255 \0")
-    for other, words in (("pipe", "pipe is no file of a picture that can be decoded"), ("huge.ppm", "IMAGE_PIXELS")):
+    cv2.imwrite(str(tmp_path / "faint.png"), np.full((40, 60, 3), 4000, np.uint16))  # 12 bits: almost black in 8
+    refusals = {"pipe": "pipe is no file of a picture that can be decoded", "huge.ppm": "IMAGE_PIXELS"}
+    for other, words in {**refusals, "faint.png": "uint8 with pixels: (40, 60, 3) uint16"}.items():
         refused = alone(whole, tmp_path / other)
         assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
         assert words in refused.stderr

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,7 @@ from helpers.detector.evaluation import (
     load_set,
     score,
 )
+from helpers.detector.preprocess import COURSE
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_results_of_other_pictures_do_not_count(few):
 def test_results_are_kept_until_something_they_depend_on_changes(few, monkeypatch, tmp_path):
     """A network of one layer whose answer is the truth: what is kept, and when it is made again."""
     detector = torch.nn.Linear(2, 2)
-    detector.cfg = SimpleNamespace(model={"type": "Two"})
+    detector.cfg = mmcv.Config({"model": {"type": "Two"}})
     looked_at = []
 
     def instead(_, picture):
@@ -119,6 +119,13 @@ def test_results_are_kept_until_something_they_depend_on_changes(few, monkeypatc
     assert inference.results_on(few, detector, path) == first
     assert len(looked_at) == len(few)
     detector.cfg.model["type"] = "Three"
+    inference.results_on(few, detector, path)
+    assert len(looked_at) == 2 * len(few)
+    looked_at.clear()
+    detector.test_cfg = {"score_thr": 0.1}  # in memory only
+    inference.results_on(few, detector, path)
+    assert len(looked_at) == len(few)
+    monkeypatch.setattr(inference, "preprocessing_of", lambda _: COURSE.at((64, 96)))
     inference.results_on(few, detector, path)
     assert len(looked_at) == 2 * len(few)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import functools
 
@@ -112,6 +113,13 @@ def test_whatever_a_graph_depends_on_is_recorded(small_detector, monkeypatch):
     detector.roi_head.test_cfg.max_per_img = 50
     changed = inputs()
     assert {key for key in first if first[key] != changed[key]} == {"settings"}
+    # Of a cascade, every stage, with all digits of its numbers.
+    head = detector.roi_head.bbox_head
+    detector.roi_head.bbox_head = torch.nn.ModuleList([head, copy.deepcopy(head)])
+    stages = inputs()
+    detector.roi_head.bbox_head[1].bbox_coder.stds = (0.1, 0.1, 0.2, 0.2 + 1e-7)
+    assert {key for key in first if stages[key] != inputs()[key]} == {"settings"}
+    detector.roi_head.bbox_head = head
     # A function that the patched code calls, in the patch's module or in one that it imports.
     assert "def move_apart" in export.module_sources("patches.p07_rpn_levels_apart")["patches.p07_rpn_levels_apart"]
     assert "patches.p11_no_ghosts" in export.module_sources("patches.p12_cascade_mask_mean")
@@ -145,6 +153,29 @@ def test_a_simplification_that_changes_the_answer_is_refused(small_detector, sma
     with pytest.raises(export.ExportError, match="the simplified graph computes something else: export with"):
         export.export_onnx(small_detector(), tmp_path / "x.onnx", input_shape=(1, 3, 64, 96), probe=small_input())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_simplified_graph_that_stops_is_refused(small_detector, small_input, tmp_path, monkeypatch):
+    def damage(model, **_):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        weight = next(one for one in changed.graph.initializer if one.name.endswith("bbox_head.fc_reg.weight"))
+        weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros((4, 3), np.float32), weight.name))
+        return changed, True
+
+    monkeypatch.setattr(export.onnxsim, "simplify", damage)
+    with pytest.raises(export.ExportError, match="stops where the traced one runs: export with simplify=False"):
+        export.export_onnx(small_detector(), tmp_path / "x.onnx", input_shape=(1, 3, 64, 96), probe=small_input())
+
+
+def test_a_small_objects_mask_counts_as_much_as_a_large_ones():
+    masks = np.zeros((2, 800, 1216), np.float32)
+    masks[0, :20, :20] = masks[1, :400, :400] = 1
+    other = masks.copy()
+    other[0, :1, :2] = 0
+    assert export._near(masks, other)
+    other[0] = 0
+    assert not export._near(masks, other)
 
 
 def test_the_first_file_of_a_model_is_checked_on_a_picture(small_detector, tmp_path, monkeypatch):

@@ -75,6 +75,8 @@ def test_a_set_is_tried_once_and_an_interrupted_search_goes_on(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         minimal_set(Trials(lambda keep: test(keep, patience=7), path=path, key="a"), NAMES)
+    with pytest.raises(PrecisionSearchError, match="need a key"):
+        Trials(test, path=path)
     trials = Trials(test, path=path, key="a")
     assert trials.remembered == 7
     found = minimal_set(trials, NAMES)
