@@ -16,8 +16,8 @@ void report_error(const char* message) noexcept {
 
 namespace {
 
-// What no TensorRT has. (NonMaxSuppression and ScatterND have importers of their own in the ONNX parser since 8.0, and an
-// importer comes before a plugin; ScatterND is registered by NVIDIA's plugin library besides.)
+// What no TensorRT has. (NonMaxSuppression and ScatterND have importers of their own in the ONNX parser, since 8.0 and 8.2,
+// and an importer comes before a plugin; ScatterND is registered by NVIDIA's plugin library besides.)
 constexpr int32_t kCreators = 3;
 
 CreatorInterface* const* creators() noexcept {

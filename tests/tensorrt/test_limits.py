@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from helpers.export import exporter
 from helpers.export.exporter import make_onnx
 from helpers.graph.file import load_onnx
 from helpers.tensorrt import limits as judge
@@ -259,6 +260,31 @@ def test_the_graphs_of_the_course_keep_all_conditions(emoji_detector, flavour: s
         (note,) = judge.check(model, version)
         assert note.value == "80000, of which those below 0.05 do not count"
         assert set(ops.gaps(model, version)) == (set() if flavour == "standard" and version != "8.4" else plugins)
+
+
+FORMS = [
+    (*form, dynamic, half)
+    for form in (("standard", "full"), ("standard", "lean"), ("mmcv", "full"))
+    for dynamic in (False, True)
+    for half in (False, True)
+]
+EVERYTHING_AT_ONCE = {("standard", "lean", True, True), ("mmcv", "full", True, True)}
+
+
+@pytest.mark.parametrize(
+    ("flavour", "masks", "dynamic", "half"),
+    [pytest.param(*form, marks=() if form in EVERYTHING_AT_ONCE else pytest.mark.slow) for form in FORMS],
+)
+def test_every_form_of_the_graph_is_judged(exported, flavour: str, masks: str, dynamic: bool, half: bool) -> None:
+    """No operator that was not read, and nothing that would be cut or refused, whatever patches are applied."""
+    options = exporter.dynamic_options(flavour) if dynamic else {}
+    applied = (*options.pop("applied", exporter.CORRECT[flavour]), *(exporter.HALF if half else ()))
+    model = load_onnx(exported(flavour, applied=applied, masks=masks, **options))
+    for one in ops.support(model):
+        assert "unknown" not in one.states.values(), one.operator
+    for version in ops.VERSIONS:
+        assert {found.effect for found in judge.check(model, version)} <= {"note"}, version
+        assert set(ops.gaps(model, version)) <= {"RoiAlign", "GridSample", "MMCVRoiAlign", "grid_sampler"}
 
 
 def test_the_opset_is_named() -> None:

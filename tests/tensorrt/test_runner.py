@@ -206,17 +206,19 @@ def parsed_types(fake: Fake) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("version", "typing", "flags"),
     [("8.4", "auto", 0b01), ("10", "auto", 0b01), ("10", "weak", 0b01), ("10", "strong", 0b11), ("11", "auto", 0b1),
-     ("11", "strong", 0b1)],
+     ("11", "strong", 0b1), ("10.11.0.33", "auto", 0b01), ("10.12.0.36", "auto", 0b11)],
 )  # fmt: skip
 def test_half_precision_comes_from_flags_or_from_the_graph_never_from_both(
     version: str, typing: Any, flags: int, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = Fake(version)
+    fake = Fake("10" if version.startswith("10.") else version)
+    if version.startswith("10."):
+        fake.module.__version__ = version
     calls = use(monkeypatch, fake)
     builder.build_engine(graph, tmp_path / "x.engine", builder.BuildOptions("fp16", typing=typing))
     assert fake.network_flags == [flags]
     in_graph = TensorProto.FLOAT16 in parsed_types(fake).values()
-    assert in_graph == (typing == "strong" or version == "11")
+    assert in_graph == (flags == 0b11 or version == "11")
     assert ("config.set_flag" in calls) != in_graph
 
 
