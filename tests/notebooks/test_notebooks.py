@@ -217,7 +217,7 @@ def test_it_runs_on_a_picture_of_any_kind(chapter, name, tmp_path, unusual_pictu
     shown = (tmp_path / chapter.name).read_text()
     taken = {
         "01": f"{name}: no object with a score of at least 0.5",
-        "02": f"show_result: {picture.stem} (yours)",
+        "02": f"{picture.stem} (yours): ",
         "04": "standard, lean, your picture",
     }
     number = chapter.stem[:2]
