@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def from_one(text: str) -> int:
-    """A whole number from 1 on."""
+    """A whole number from 1 on, as counts and sizes are."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is none: numbers of pictures, pixels and proposals start at 1")
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
     return int(text)
 
 

@@ -1,6 +1,6 @@
 """How often the search names the node that has a planted fault: a table, and a record.
 
-    python scripts/measure_search.py evidence/search.json --each 14 --but 2 5 9
+    python scripts/measure_search.py evidence/search.json --each 14
 
 Exports the embedded model for an input of 256 x 320, lightened to 200 proposals and 20 detections, records PyTorch on a
 piece of a demo picture, plants one fault after another in the exported graph (helpers.compare.planted) and searches
@@ -37,6 +37,7 @@ from helpers.graph.file import load_onnx
 from helpers.graph.index import GraphIndex
 from helpers.graph.onnx_runtime import OnnxRunner
 from helpers.graph.runner import RunnerError
+from scripts.ap_study import from_one
 
 if TYPE_CHECKING:
     from mmdet.models.detectors import BaseDetector
@@ -117,9 +118,9 @@ def summary(rows: Sequence[dict[str, str]]) -> pd.DataFrame:
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="JSON record to write")
-    parser.add_argument("--each", type=int, default=2, help="faults of each change of each operator (default: 2)")
+    parser.add_argument("--each", type=from_one, default=2, help="faults of each change of each operator (default: 2)")
     parser.add_argument(
-        "--but", type=int, nargs="*", default=(), help="leave out those that each of these --each take: known ones"
+        "--but", type=from_one, nargs="*", default=(), help="leave out those that each of these --each take: known ones"
     )
     arguments = parser.parse_args(words)
     of_model = study()

@@ -200,7 +200,12 @@ def test_a_graph_that_stops_is_searched_too(own_files, tmp_path, monkeypatch):
         raise RunnerError("ONNX Runtime stopped inside the graph", "check the input")
 
     monkeypatch.setattr(proof.detect, "detect_prepared", stops)
-    monkeypatch.setattr(proof, "_search", lambda *_: "/Mul (Mul), made by head.py:7; its inputs agree: x")
+
+    def searched(_, file, __):
+        assert file.name == "searched.onnx"  # not the lean one
+        return "/Mul (Mul), made by head.py:7; its inputs agree: x"
+
+    monkeypatch.setattr(proof, "_search", searched)
     arguments = ["--config", own_files[0], "--checkpoint", own_files[1]]
     result = call("prove", *arguments, "--images", paths.DATA / "demo" / "crowd.jpg", "--output", tmp_path / "out")
     assert result.exit_code == 2

@@ -342,7 +342,7 @@ class _Graph:
             if name not in self.prints:
                 return False
             # Not by calling itself: a function that holds itself holds this graph until the collector comes by.
-            source = self._reshaped(name)
+            source = self._before(name, _RESHAPES - {"Cast"}, self.prints.__contains__)
             if own := self._from_its_line(source, recording):
                 name = source
             print_ = self.prints[name]
@@ -423,7 +423,12 @@ class _Graph:
         behind |= misshapen
         allowed |= {self.position[n] for n in misshapen}
         region = set().union(*(self._region(one, agrees) for one in behind)) & allowed
-        blamed = {self._chosen(n, region, agrees) for n in misshapen | {name}}
+
+        # Where wrong numbers were only reshaped since, who chose them is to blame.
+        def wrong_inside(one: str) -> bool:
+            return self.position.get(one) in region and not agrees(one)
+
+        blamed = {self._before(n, _RESHAPES, wrong_inside) for n in misshapen | {name}}
         settled: set[str] = set()
         culprits = []
         for i in sorted(region):
@@ -481,20 +486,10 @@ class _Graph:
         # Of more nodes than the line made here, some come from another operator, or from a view that is not recorded.
         return made if len(alike) <= len(here) else []
 
-    def _reshaped(self, name: str) -> str:
-        """The tensor whose numbers these are, if they were only put into another shape since."""
+    def _before(self, name: str, reshapes: Collection[str], goes_on: Callable[[str], bool]) -> str:
+        """The first of the tensors that only these operators lie between, as far back as each ``goes_on``."""
         node = self.index.producer.get(name)
-        while node is not None and node.op_type in _RESHAPES - {"Cast"} and node.input[0] in self.prints:
-            name = node.input[0]
-            node = self.index.producer.get(name)
-        return name
-
-    def _chosen(self, name: str, region: Collection[int], agrees: Callable[[str], bool]) -> str:
-        """The tensor in which the numbers of this one were chosen, if they were only reshaped since."""
-        node = self.index.producer.get(name)
-        while node is not None and node.op_type in _RESHAPES and not agrees(node.input[0]):
-            if self.position.get(node.input[0]) not in region:
-                break
+        while node is not None and node.op_type in reshapes and goes_on(node.input[0]):
             name = node.input[0]
             node = self.index.producer.get(name)
         return name

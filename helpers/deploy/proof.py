@@ -138,6 +138,13 @@ def prove(
 
     masks = "lean" if detector.with_mask and detector.roi_head.test_cfg.mask_thr_binary == 0.5 else "full"
     file = _export(detector, folder / "model.onnx", flavour, preprocessing, masks, batch, without, announce)
+
+    def searched(one: NetworkInput) -> str:
+        """The search looks at whole masks of one picture."""
+        options = (flavour, preprocessing, "full", 1, without, announce)
+        full = file if (masks, batch) == ("full", 1) else _export(detector, folder / "searched.onnx", *options)
+        return _search(detector, full, one)
+
     runner = OnnxRunner(file)
     inputs = [prepare(picture, preprocessing=preprocessing) for picture in read]
     rows = []
@@ -147,8 +154,9 @@ def prove(
             found = detect.detect_prepared(runner, one)
         except RunnerError as error:
             announce(f"{name}: the graph stops, searching for the first node that differs")
-            where = _search(detector, file, one)
-            raise ProofError(f"the graph stops on {name} ({error.problem}); {where}", error.next_step) from error
+            raise ProofError(
+                f"the graph stops on {name} ({error.problem}); {searched(one)}", error.next_step
+            ) from error
         rows.append((name, compare(expected, found, class_names=detector.CLASSES)))
         announce(f"{name}: {rows[-1][1]}")
     if not any(len(result.pairs) or not result.agrees for _, result in rows):
@@ -163,9 +171,7 @@ def prove(
     bad = next((i for i, (_, result) in enumerate(rows[: len(files)]) if not result.agrees), None)
     if bad is not None:
         announce(f"{files[bad].name} disagrees: searching for the first node that differs")
-        options = (flavour, preprocessing, "full", 1, without, announce)
-        full = file if (masks, batch) == ("full", 1) else _export(detector, folder / "searched.onnx", *options)
-        proof = dataclasses.replace(proof, found=_search(detector, full, inputs[bad]))
+        proof = dataclasses.replace(proof, found=searched(inputs[bad]))
         announce(proof.found)
     if masks == "lean" and flavour == "standard" and not without:
         make_bundle(folder / "bundle", detector, model=file, largest_batch=batch)

@@ -263,7 +263,7 @@ inline bool is_linear(const PluginTensorDesc& tensor) { return tensor.format == 
 template <typename Operator, typename Tensors>
 bool supports(int32_t position, const Tensors& tensor) noexcept {
     if (position < 0 || position >= kMaxTensors || !is_linear(tensor(position))) return false;
-    DataType types[kMaxTensors];
+    DataType types[kMaxTensors] = {};
     for (int32_t i = 0; i <= position; ++i) types[i] = tensor(i).type;
     return Operator::supports(position, types);
 }

@@ -3,8 +3,8 @@
 
 #include "operator.h"
 
-// Deprecated since 10.0, its base classes since 8.5, when nothing had come to replace them yet. It also declares some methods in two forms, of which one is
-// final, and a class that defines the other hides it.
+// Deprecated since 10.0, its base classes since 8.5, when nothing had come to replace them yet. It also declares some
+// methods in two forms, of which one is final, and a class that defines the other hides it.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 #pragma GCC diagnostic ignored "-Woverloaded-virtual"

@@ -208,14 +208,17 @@ def test_a_tensor_that_does_not_exist_and_a_wrong_input_are_refused(recording):
         first_disagreement(graph(), {"x": INPUT[..., :2]}, recording)
 
 
+def returned(found: Detections) -> Recording:
+    """Of a run of which only what it returned is known."""
+    arrays = enumerate(result_arrays(found))
+    return Recording([Record(i, "", "result", i, "", a.shape, fingerprint(a)) for i, a in arrays], found=found)
+
+
 def test_a_graph_that_finds_nothing_where_pytorch_finds_something_differs():
     one = Detections(
         np.ones((1, 4), np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), np.ones((1, 2, 2), bool)
     )
-    records = [
-        Record(i, "", "result", i, "", array.shape, fingerprint(array)) for i, array in enumerate(result_arrays(one))
-    ]
-    recording = Recording(records, found=one)
+    recording = returned(one)
     assert set(differing_outputs(one[:0], recording)) == {"dets", "labels", "masks"}
     assert differing_outputs(one, recording) == {}
     moved = dataclasses.replace(one, masks=np.array([[[True, True], [True, False]]]))
@@ -261,8 +264,24 @@ def test_a_level_is_a_part_of_the_list_of_all_levels_and_a_mask_of_none():
     assert not agrees(np.sort(levels[30:70]), levels)
 
 
-LINES = """<ir_version: 8, opset_import: ["": 16]>
-turned (float[3,2] x) => (float[3] y)
+def on_lines(text, made, inputs, lines, scopes=None, names=None):
+    """The node that the search names. made: what PyTorch computed, as (scope, line, operator, array), the result last;
+    lines, scopes, names: of the nodes by their results."""
+    model = onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 16]>' + text)
+    for node in model.graph.node:
+        name = node.output[0]
+        node.name = (names or {}).get(name, name)
+        node.doc_string = f"{(scopes or {}).get(name, '')}\n<p1: f>:{lines[name]}"
+    made = [*made, ("", 0, "result", made[-1][3])]
+    records = [
+        Record(i, scope, operator, i, f"<p1: f>:{line}" if line else "", array.shape, fingerprint(array))
+        for i, (scope, line, operator, array) in enumerate(made)
+    ]
+    finding = first_disagreement(model, inputs, Recording(records))
+    return finding and finding.node
+
+
+LINES = """turned (float[3,2] x) => (float[3] y)
     <int64 one = {1}, int64 zero = {0}, float[1] half = {0.5}, int64[1] row = {0}> {
     left = Gather <axis = 1> (x, zero)
     right = Gather <axis = 1> (x, one)
@@ -288,22 +307,14 @@ def test_a_node_is_held_to_its_own_place_on_its_line(right, wrong, named, calls)
     """One line of Python takes both columns, one the half: a number of PyTorch's in the wrong place is wrong. Called
     twice, the first line makes the same twice, of which the exporter leaves one.
     """
-    model = onnx.parser.parse_model(LINES.replace(right, wrong) if right else LINES)
     lines = {"left": 1, "right": 1, "middle": 2, "as_row": 2, "sums": 3, "y": 4}
-    for node in model.graph.node:
-        node.name = f"/{node.output[0]}" + ("_1" if node.output[0] == "right" else "")
-        node.doc_string = f"\n<p1: turned>:{lines[node.output[0]]}"
+    names = {name: f"/{name}" for name in lines} | {"right": "/right_1"}
     x = np.random.default_rng(4).uniform(1, 9, (3, 2)).astype(np.float32)
     left, right_, middle = x[:, 0], x[:, 1], x[:, 1] * np.float32(0.5)
-    columns = [(1, "select", left), (1, "select", right_)] * calls
-    made = [*columns, (2, "mul", middle), (3, "sub", (middle - left)[None])]
-    records = [
-        Record(i, "", operator, i, f"<p1: turned>:{line}", array.shape, fingerprint(array))
-        for i, (line, operator, array) in enumerate(made)
-    ]
-    results = Record(len(records), "", "result", 4, "", (3,), records[-1].print)
-    finding = first_disagreement(model, {"x": x}, Recording([*records, results]))
-    assert (finding.node if finding else None) == named
+    made = [("", 1, "select", left), ("", 1, "select", right_)] * calls
+    made += [("", 2, "mul", middle), ("", 3, "sub", (middle - left)[None])]
+    text = LINES.replace(right, wrong) if right else LINES
+    assert on_lines(text, made, {"x": x}, lines, names=names) == named
 
 
 @pytest.mark.parametrize(("first", "named"), [(0, None), (1, "part")])
@@ -331,11 +342,8 @@ def test_who_chose_the_numbers_is_named_and_not_who_reshaped_them(first, named):
 def test_scores_count_beside_coordinates_of_a_thousand_pixels():
     boxes = np.array([[100, 200, 900, 1100], [0, 0, 1200, 800]], np.float32)
     found = Detections(boxes, np.array([0.9, 0.8], np.float32), np.zeros(2, np.int64), np.ones((2, 2, 2), bool))
-    records = [
-        Record(i, "", "result", i, "", array.shape, fingerprint(array)) for i, array in enumerate(result_arrays(found))
-    ]
     other = dataclasses.replace(found, scores=found.scores - np.float32(0.02))
-    assert set(differing_outputs(other, Recording(records, found=found))) == {"dets"}
+    assert set(differing_outputs(other, returned(found))) == {"dets"}
 
 
 def test_a_searched_graph_is_not_kept(recording):
@@ -384,23 +392,6 @@ SHIFTED = """shifted (float[100] x) => (float[40] y) <int64[1] start = {0}, int6
     y = Exp (part)
 }"""
 LONG = np.random.default_rng(5).standard_normal(100).astype(np.float32)
-
-
-def on_lines(text, made, inputs, lines, scopes=None, names=None):
-    """The node that the search names. made: what PyTorch computed, as (scope, line, operator, array), the result last;
-    lines, scopes, names: of the nodes by their results."""
-    model = onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 16]>' + text)
-    for node in model.graph.node:
-        name = node.output[0]
-        node.name = (names or {}).get(name, name)
-        node.doc_string = f"{(scopes or {}).get(name, '')}\n<p1: f>:{lines[name]}"
-    made = [*made, ("", 0, "result", made[-1][3])]
-    records = [
-        Record(i, scope, operator, i, f"<p1: f>:{line}" if line else "", array.shape, fingerprint(array))
-        for i, (scope, line, operator, array) in enumerate(made)
-    ]
-    finding = first_disagreement(model, inputs, Recording(records))
-    return finding and finding.node
 
 
 @pytest.mark.parametrize(("wrong", "named"), [("(a, c)", None), ("(b, c)", "q")])
@@ -454,10 +445,7 @@ def test_a_part_of_another_tensor_is_not_what_the_line_made(by, named):
 def test_detections_of_equal_boxes_are_told_apart_by_their_scores():
     boxes = np.array([[0, 0, 0, 50], [0, 0, 0, 50]], np.float32)  # clipped to an edge: their IoU is 0 / 0
     found = Detections(boxes, np.array([0.9, 0.2], np.float32), np.zeros(2, np.int64), np.zeros((2, 2, 2), bool))
-    records = [
-        Record(i, "", "result", i, "", array.shape, fingerprint(array)) for i, array in enumerate(result_arrays(found))
-    ]
-    assert differing_outputs(found[np.array([1, 0])], Recording(records, found=found)) == {}
+    assert differing_outputs(found[np.array([1, 0])], returned(found)) == {}
 
 
 def test_an_output_that_does_not_depend_on_the_input_is_not_searched():

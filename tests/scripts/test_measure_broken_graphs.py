@@ -37,4 +37,4 @@ def test_each_graph_has_its_row(light_detector: Any, tmp_path: Path, monkeypatch
 def test_numbers_below_one_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         measure_broken_graphs.main(["--output", str(tmp_path / "x.json"), "--pictures", "0"])
-    assert "start at 1" in capsys.readouterr().err
+    assert "from 1 on" in capsys.readouterr().err

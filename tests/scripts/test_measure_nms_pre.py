@@ -38,4 +38,4 @@ def test_numbers_below_one_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     for option in (["--pictures", "0"], ["--nms-pre", "1000", "0"], ["--input", "0", "320"]):
         with pytest.raises(SystemExit):
             measure_nms_pre.main(["--output", str(tmp_path / "x.json"), *option])
-        assert "start at 1" in capsys.readouterr().err
+        assert "from 1 on" in capsys.readouterr().err

@@ -1,16 +1,15 @@
 // NOT TensorRT. The few declarations of its plugin interfaces that plugins/tensorrt uses, written for the tests so that the
 // plugin classes can be compiled and driven on a machine without TensorRT and without CUDA: IPluginV2DynamicExt for
-// NV_TENSORRT_MAJOR 8, IPluginV3 for 10. It proves what the classes do when they are called as the documentation says; that
-// TensorRT calls them so, only TensorRT can prove.
+// NV_TENSORRT_MAJOR 8, IPluginV3 for 10 (NvInferVersion.h's). It proves what the classes do when they are called as the
+// documentation says; that TensorRT calls them so, only TensorRT can prove.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
+#include "NvInferVersion.h"
+
 #define COURSE_FAKE_TENSORRT 1
-#ifndef NV_TENSORRT_MAJOR
-#error "choose the interface: -DNV_TENSORRT_MAJOR=8 or 10"
-#endif
 
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
