@@ -3,8 +3,14 @@
 A config is built, its random weights are scaled until scores spread as a trained model's do, and it is exported in both
 flavours, and once more for batches with the patches of half precision. Each graph is compared with PyTorch by the
 contract on two pictures of different shapes, the batch with its pictures, and the simulated half-precision run is
-searched for inf and NaN. One child process a config; what is recorded is not measured again, so that the script can be
-stopped and started, and take the parts one after the other.
+searched for inf and NaN.
+
+Some random networks make a pixel of every rounding, and then PyTorch does not agree with itself. So weights are drawn
+until it does, for pictures with noise of a few units in the last place: by what PyTorch does, never by the graph. Where
+no draw is that steady the row says so.
+
+One child process a config; what is recorded is not measured again, so that the script can be stopped and started, and
+take the parts one after the other.
 """
 
 from __future__ import annotations
@@ -48,6 +54,9 @@ PROPOSALS, DETECTIONS = 100, 20
 #: either: a box moved by a thousandth of a pixel changes a score in the fourth digit (seen: 1.2e-4), and a
 #: refined box by a hundredth (seen: 0.0102 px).
 TOLERANCE = Tolerance(mask_iou=0.98, score=1e-3, box=0.03)
+#: Relative noise of the pixels, about what a network's own roundings add up to (4 units in the last place), how often,
+#: and how many draws of weights are tried for one on which such noise changes nothing.
+NOISE, NOISES, DRAWS = 2.0**-21, 3, 8
 
 #: A config of each kind, by what is special about it; under mmdet's configs folder.
 CONFIGS = {
@@ -148,6 +157,33 @@ def lighten(detector: BaseDetector) -> BaseDetector:
     return detector
 
 
+def unsteady(detector: BaseDetector, inputs: list[NetworkInput]) -> list[str]:
+    """How PyTorch breaks the contract against itself, when a picture's numbers are changed in their last places."""
+    random, broken = np.random.default_rng(0), []
+    for one in inputs:
+        found = detect_prepared(detector, one, rescale=False)
+        for _ in range(NOISES):
+            noisy = one.tensor * (1 + NOISE * random.standard_normal(one.tensor.shape))
+            other = dataclasses.replace(one, tensor=noisy.astype(np.float32))
+            result = compare(found, detect_prepared(detector, other, rescale=False), TOLERANCE)
+            broken += [] if result.agrees else [result.broken_by]
+    return broken
+
+
+def steadiest(make: Callable[[int], BaseDetector]) -> tuple[int, BaseDetector, list[str]]:
+    """(seed, detector, how it is unsteady) of the first draw of weights that is steady, else of the best one."""
+    best: tuple[int, BaseDetector, list[str]] | None = None
+    for seed in range(DRAWS):
+        detector = make(seed)
+        broken = unsteady(detector, pictures(detector))
+        if best is None or len(broken) < len(best[2]):
+            best = (seed, detector, broken)
+        if not broken:
+            break
+    assert best is not None
+    return best
+
+
 def attempt(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What the action found, or the sentence with which it was refused; the time it took, in seconds."""
     began = time.monotonic()
@@ -199,9 +235,11 @@ def measure(config: Path, folder: Path, parts: Collection[str]) -> dict[str, Any
         require_known_type(read_config(config))
         spec = own_model(config, None, input_shape=SHAPE)
         first = read_picture(paths.DATA / "demo" / "crowd.jpg")
-        made.append(lighten(build_random_detector(spec, spread=first)))
-        require_supported(made[0])
-        return {"verdict": "built", "detector": type(made[0]).__name__, "classes": len(made[0].CLASSES)}
+        require_supported(build_random_detector(spec, spread=first))
+        seed, detector, broken = steadiest(lambda seed: lighten(build_random_detector(spec, seed, spread=first)))
+        made.append(detector)
+        found = {"verdict": "built", "detector": type(detector).__name__, "classes": len(detector.CLASSES)}
+        return {**found, "seed": seed, "unsteady": broken}
 
     row["build"] = attempt(build)
     if row["build"]["verdict"] != "built":
@@ -279,6 +317,8 @@ are border everywhere, and random features follow the last digits of a box. ONNX
 
 *batch*: the graph of any batch, with the patches for half precision, agrees with PyTorch, and batches of 2 and 3 with
 their pictures. *half*: the simulated half-precision run of that graph has no inf and no NaN. Empty: not measured.
+*(unsteady)*: among {draws} draws of random weights there was none on which PyTorch agrees with itself, by the same
+contract, for the same pictures with noise in their last places. A disagreement there says nothing about the graph.
 
 **{agree} of {measured} kinds agree in both flavours, {refused} are refused with a sentence{others}.**
 
@@ -294,6 +334,11 @@ their pictures. *half*: the simulated half-precision run of that graph has no in
 """
 
 
+def _verdict(*flavours: str) -> str:
+    """What the flavours have in common; "other" if they have nothing."""
+    return flavours[0] if set(flavours) <= {flavours[0]} & {"agrees", "refused"} else "other"
+
+
 def page(record: Mapping[str, Any]) -> str:
     """The record as a page of Markdown."""
     rows, refusals, counts = [], [], Counter[str]()
@@ -303,15 +348,16 @@ def page(record: Mapping[str, Any]) -> str:
             pair = found["batch"], row["batch"]["batch"]["verdict"]
             found["batch"] = "agrees" if pair == ("agrees", "agrees") else "disagrees"
         refused = found["build"] != "built"
-        flavours = {found["standard"], found["mmcv"]} - {""}
-        counts["refused" if refused else "agrees" if flavours == {"agrees"} and found["mmcv"] else "other"] += 1
+        counts["refused" if refused else _verdict(found["standard"], found["mmcv"])] += 1
         cells = ["refused", "", "", ""] if refused else [found[part] for part in ("standard", "mmcv", "batch", "half")]
-        rows.append(f"| {row['kind']} | `{row['config']}` | {' | '.join(cells)} |")
+        kind = row["kind"] + (" (unsteady)" if row["build"].get("unsteady") else "")
+        rows.append(f"| {kind} | `{row['config']}` | {' | '.join(cells)} |")
         sentences = {row[part]["sentence"] for part in found if part in row and "sentence" in row[part]}
         for sentence in sorted(sentences):
             refusals.append(f"| {row['kind']} | {sentence.replace('|', ' ')} |")
     tolerance, machine = record["tolerance"], record["machine"]
     return _PAGE.format(
+        draws=record["draws"],
         mmdet=machine["mmdet"],
         onnxruntime=machine["onnxruntime"],
         height=record["input"][2],
@@ -366,6 +412,8 @@ def main(arguments: list[str] | None = None) -> int:
             "proposals": PROPOSALS,
             "detections": DETECTIONS,
             "tolerance": dataclasses.asdict(TOLERANCE),
+            "noise": NOISE,
+            "draws": DRAWS,
             "rows": rows,
         }
         evidence.save(options.output, record)

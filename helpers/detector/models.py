@@ -17,7 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -469,7 +469,9 @@ def build_random_detector(
 def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> None:
     """Scale a two-stage detector's random weights, in place, so that on a prepared picture (1, 3, H, W) it behaves as a
     trained one does: its batch norms normalise, scores spread over (0, 1), proposals and boxes move by a part of their
-    size, masks are blobs. Each last layer's weights are divided by the deviation that its results have there.
+    size, masks are blobs. Each last layer's weights are divided by the deviation that its results have there; those of
+    the RPN, which all levels share, by that of the level where it is largest: where many scores round to 1, their order
+    would be that of the anchors.
     """
     import torch
 
@@ -479,7 +481,7 @@ def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> N
 
     def scale_to(layer: torch.nn.Module, deviation: float, bias: float) -> None:
         def hook(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
-            handle.remove()  # the first level or batch of RoIs decides
+            handle.remove()  # the first batch of RoIs decides
             module.weight.mul_(deviation / float((output - output.mean()).std().clamp_min(1e-12)))
             if module.bias is not None:
                 module.bias.fill_(bias)
@@ -489,6 +491,13 @@ def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> N
         handle = layer.register_forward_hook(hook)
         handles.append(handle)
 
+    def widest(layer: torch.nn.Module, levels: Sequence[torch.Tensor]) -> float:
+        found: list[float] = []
+        handle = layer.register_forward_hook(lambda module, arguments, output: found.append(float(output.std())))
+        detector.rpn_head(levels)
+        handle.remove()
+        return max(1e-12, *found)
+
     with torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
@@ -496,8 +505,10 @@ def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> N
             norm.train()
         detector.extract_feat(tensor)
         detector.eval()
-        scale_to(detector.rpn_head.rpn_cls, 2.0, 0.0)
-        scale_to(detector.rpn_head.rpn_reg, 0.3, 0.0)
+        levels = detector.extract_feat(tensor)
+        for layer, deviation in ((detector.rpn_head.rpn_cls, 2.0), (detector.rpn_head.rpn_reg, 0.3)):
+            layer.weight.mul_(deviation / widest(layer, levels))
+            layer.bias.zero_()
         for name, module in detector.roi_head.named_modules():
             last = name.rpartition(".")[2]
             if last in ("fc_cls", "fc_reg"):

@@ -58,6 +58,23 @@ def test_the_page_counts_what_agrees(child, tmp_path):
     assert "**1 of 3 kinds agree in both flavours, 1 are refused with a sentence, 1 otherwise.**" in text
     assert "| a | `x/a.py` | agrees | disagrees |" in text
     assert "| a | a box is off |" in text
+    record["rows"][0]["build"]["unsteady"] = ["a box moves"]
+    record["rows"][0] |= {part: {"verdict": "refused", "sentence": "no"} for part in ("standard", "mmcv")}
+    text = measure_models.page(record)
+    assert "**1 of 3 kinds agree in both flavours, 2 are refused with a sentence.**" in text
+    assert "| a (unsteady) | `x/a.py` | refused | refused |" in text
+
+
+@pytest.mark.parametrize(("steady", "chosen"), [((2, 5), 2), ((), 3)])
+def test_weights_are_drawn_until_pytorch_agrees_with_itself(steady, chosen, monkeypatch):
+    def unsteady(detector, inputs):
+        return [] if detector in steady else ["moves"] * (1 if detector == 3 else 4)
+
+    monkeypatch.setattr(measure_models, "pictures", lambda detector: [])
+    monkeypatch.setattr(measure_models, "unsteady", unsteady)
+    seed, detector, broken = measure_models.steadiest(lambda seed: seed)
+    assert (seed, detector) == (chosen, chosen)
+    assert bool(broken) == (not steady)
 
 
 def test_a_process_that_dies_is_a_row(monkeypatch, tmp_path):
