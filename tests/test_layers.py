@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -38,9 +39,11 @@ def test_every_folder_is_on_a_floor_and_says_what_lives_there():
     assert folders <= set(FLOORS)
     assert {path.stem for path in HELPERS.glob("*.py")} == GROUND | BESIDE | {"__init__"}
     for folder in folders:
-        text = ast.get_docstring(ast.parse((HELPERS / folder / "__init__.py").read_text()))
-        assert text
-        assert "Uses" in text or "Imports" in text, f"{folder}/__init__.py does not say what it uses"
+        text = ast.get_docstring(ast.parse((HELPERS / folder / "__init__.py").read_text())) or ""
+        assert "Not here: " in text or "Not\nhere: " in text, f"{folder}/__init__.py does not say what is elsewhere"
+        said = set(re.findall("``([a-z_]+)``", text.rpartition("Uses ")[2]))
+        used = {target[0] for path in (HELPERS / folder).glob("*.py") for target in imports(path)}
+        assert said == used & folders - {folder}, f"what {folder}/__init__.py says that it uses is not what it imports"
 
 
 @pytest.mark.parametrize("path", sorted(HELPERS.rglob("*.py")), ids=lambda p: str(p.relative_to(HELPERS)))

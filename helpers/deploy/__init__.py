@@ -1,5 +1,7 @@
 """What one carries away: a folder that detects without mmdet, files for servers, where the time of a graph goes.
 
-Uses ``detector``, ``graph``, ``export`` and ``tensorrt``. ``client.py`` is copied into every folder: it uses nothing of
-the course there.
+``client.py`` is copied into every folder: it uses nothing of the course there. Not here: the benchmarks that measure
+what is deployed (``scripts``).
+
+Uses ``compare``, ``detector``, ``export``, ``graph``, ``tensorrt``.
 """

@@ -1,4 +1,7 @@
 """A detector to an ONNX file: what can be exported, how, and by which rules.
 
-Uses ``detector`` and ``graph``, and the patches. Needs mmdet.
+Needs mmdet. Not here: the changes to mmdet that make it right (``patches``, beside ``helpers``), and whatever starts
+from the file (``graph``).
+
+Uses ``detector``, ``graph``.
 """

@@ -1,4 +1,6 @@
 """The embedded data and model: icons, scenes drawn from them, and the training on such scenes.
 
-Uses ``detector``; nothing but scripts and tests uses it.
+Nothing but scripts and tests uses it. Not here: the data and the checkpoint themselves (``data``, ``models``).
+
+Uses ``detector``.
 """
