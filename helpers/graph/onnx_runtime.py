@@ -101,7 +101,7 @@ def open_session(
     options = ort.SessionOptions()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = threads or (int(wanted) if wanted.isdecimal() else 0)
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # an error is raised, with the same words: not printed as well
     if in_order:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if not optimise:
