@@ -479,6 +479,10 @@ def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> N
     norms = [module for module in detector.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     handles = []
 
+    def learn(norm: torch.nn.Module, arguments: Any) -> None:
+        # One value a channel (in an attention over channels, say) has no deviation to normalise by.
+        norm.train(arguments[0].numel() > arguments[0].shape[1])
+
     def scale_to(layer: torch.nn.Module, deviation: float, bias: float) -> None:
         def hook(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
             handle.remove()  # the first batch of RoIs decides
@@ -502,13 +506,16 @@ def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> N
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # of all that is seen, one picture
-            norm.train()
+        seeing = [norm.register_forward_pre_hook(learn) for norm in norms]
         detector.extract_feat(tensor)
+        for handle in seeing:
+            handle.remove()
         detector.eval()
         levels = detector.extract_feat(tensor)
         for layer, deviation in ((detector.rpn_head.rpn_cls, 2.0), (detector.rpn_head.rpn_reg, 0.3)):
             layer.weight.mul_(deviation / widest(layer, levels))
-            layer.bias.zero_()
+            if layer.bias is not None:
+                layer.bias.zero_()
         for name, module in detector.roi_head.named_modules():
             last = name.rpartition(".")[2]
             if last in ("fc_cls", "fc_reg"):
