@@ -22,25 +22,18 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     InvalidProtobuf,
     RuntimeException,
 )
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoImplementation
 
 from helpers.graph.file import load_onnx
+from helpers.graph.index import GraphIndex
 from helpers.graph.runner import Arrays, RunnerError, checked_feeds, checked_outputs
 from helpers.operators import library as plugin_library
 from helpers.operators.limits import FAR_ROI
 
 __all__ = ["OnnxRunner", "open_session", "owned", "run_session"]
 
-
-# As ONNX Runtime writes the types of inputs; others are left to it.
-_NUMPY_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
+# What ONNX Runtime raises of a graph, and of a result that numpy has no type for. They have no base of their own.
+_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoImplementation, RuntimeException, RuntimeError)
 
 
 class OnnxRunner:
@@ -66,9 +59,9 @@ class OnnxRunner:
         self.name = "the graph in memory" if isinstance(model, onnx.ModelProto) else str(model)
         graph = model if isinstance(model, onnx.ModelProto) else load_onnx(Path(model))
         self.session = open_session(graph, optimise=optimise, threads=threads, name=self.name)
-        self.input_shapes = {value.name: tuple(value.shape) for value in self.session.get_inputs()}
+        self._wanted = GraphIndex(graph).declared()
+        self.input_shapes = {name: shape for name, (_, shape) in self._wanted.items() if shape is not None}
         self.output_names = tuple(output.name for output in self.session.get_outputs())
-        self._types = {value.name: _NUMPY_TYPES.get(value.type) for value in self.session.get_inputs()}
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None) -> Arrays:
         """As :meth:`helpers.graph.runner.Runner.run`.
@@ -78,8 +71,7 @@ class OnnxRunner:
             helpers.graph.runner.RunnerError: a node stops the run.
         """
         wanted = checked_outputs(self.name, self.output_names, outputs)
-        kinds = {name: (self._types[name], shape) for name, shape in self.input_shapes.items()}
-        return owned(run_session(self.session, wanted, checked_feeds(self.name, kinds, feeds)))
+        return owned(run_session(self.session, wanted, checked_feeds(self.name, self._wanted, feeds)))
 
 
 def open_session(
@@ -114,7 +106,7 @@ def open_session(
         graph = _runnable(graph)
     try:
         return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidGraph, InvalidProtobuf, InvalidArgument, RuntimeError) as error:
+    except _ERRORS as error:
         first_line = str(error).splitlines()[0]
         if unknown := re.search(r"(\S+?):(\w+)\(-?\d+\) is not a registered function/op", str(error)):
             raise RunnerError(
@@ -133,11 +125,12 @@ def run_session(
 
     Raises:
         RunnerError: a node cannot compute with these values (shapes that do not fit each other, say), or an output is
-            no tensor.
+            no tensor, or one of a type that numpy has not.
     """
     try:
-        results = dict(zip(outputs, session.run(list(outputs), dict(feeds)), strict=True))
-    except (Fail, InvalidArgument, RuntimeException) as error:
+        # An empty list stands for all outputs there.
+        results = dict(zip(outputs, session.run(list(outputs), dict(feeds)) if outputs else (), strict=True))
+    except _ERRORS as error:
         first_line = str(error).splitlines()[0]
         raise RunnerError(f"ONNX Runtime stopped inside the graph ({first_line})", "check the input") from error
     for name, value in results.items():
