@@ -17,12 +17,10 @@ inference computes. Both are choices of the caller, so that the broken export ca
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import sys
@@ -531,31 +529,10 @@ def _told(value: Any) -> str:
     return repr(value.tolist() if isinstance(value, torch.Tensor) else value)
 
 
-def module_sources(name: str) -> dict[str, str]:
-    """The source of a module of this project and of those that it imports from the project, by module name."""
-    found: dict[str, str] = {}
-    waiting = [name]
-    while waiting:
-        module = waiting.pop()
-        # What a patch is, and what an error is, does not change a graph.
-        if module in found or module in ("patches._base", "helpers.errors"):
-            continue
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            continue
-        found[module] = Path(spec.origin).read_text()
-        for node in ast.walk(ast.parse(found[module])):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("patches", "helpers"):
-                inside = importlib.util.find_spec(node.module or "")
-                waiting.append(node.module or "")
-                if inside is not None and inside.submodule_search_locations:
-                    waiting += [f"{node.module}.{alias.name}" for alias in node.names]
-    return found
-
-
 def export_inputs(detector: BaseDetector, flavour: str, applied: Sequence[str], **options: Any) -> dict[str, Any]:
     """Everything that an exported file depends on, for :func:`helpers.artifacts.make`."""
-    text = json.dumps([[list(patches.load(name).sources()), module_sources(f"patches.{name}")] for name in applied])
+    modules = [artifacts.module_sources(f"patches.{name}") for name in applied]
+    text = json.dumps([[list(patches.load(name).sources()), of] for name, of in zip(applied, modules, strict=True)])
     return {
         "format": _FORMAT,
         "flavour": flavour,

@@ -187,7 +187,7 @@ def test_the_precision_names_the_file(graph: Path, tmp_path: Path, monkeypatch: 
     assert [path.name for path in made] == ["x-fp32.engine", "x-fp16.engine", "x-mine.engine"]
 
 
-def test_an_engine_is_built_again_for_another_typing_and_for_another_converter(
+def test_an_engine_is_built_again_for_another_typing_and_where_what_makes_it_was_changed(
     graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = types.SimpleNamespace(serialize=lambda: b"timings")
@@ -203,14 +203,14 @@ def test_an_engine_is_built_again_for_another_typing_and_for_another_converter(
 
     assert [builds(), builds(), builds(typing="weak")] == [1, 0, 0], "auto stands for weak here"
     assert [builds(typing="strong"), builds(typing="strong")] == [1, 0]
-    converter = tmp_path / "helpers" / "half_precision" / "plan.py"
-    converter.parent.mkdir(parents=True)
-    for name in ("plan.py", "simulation.py", "rules.py"):
-        converter.with_name(name).write_text("another")
-    monkeypatch.setattr(builder.paths, "REPO_ROOT", tmp_path)
-    assert [builds(typing="strong"), builds(typing="strong")] == [1, 0]
-    converter.with_name("rules.py").write_text("and another")
-    assert [builds(typing="strong"), builds(typing="weak"), builds(typing="weak")] == [1, 1, 0]
+    file_input = artifacts.file_input
+    for name in ("tensorrt/builder", "half_precision/plan", "half_precision/rules", "graph/index", "operators/limits"):
+
+        def edited(path: Path, name: str = name) -> str:
+            return file_input(path) + ("edited" if str(path).endswith(f"helpers/{name}.py") else "")
+
+        monkeypatch.setattr(artifacts, "file_input", edited)
+        assert [builds(typing="strong"), builds(typing="strong")] == [1, 0], name
 
 
 def test_a_parse_builds_nothing(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
