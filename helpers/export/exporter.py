@@ -80,7 +80,7 @@ __all__ = [
 ]
 
 # Raised when this module changes what it writes, so that files made by an older version are made again.
-_FORMAT = 6
+_FORMAT = 7
 
 
 class UnknownFlavourError(CourseError):
@@ -411,6 +411,11 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
             simplified, _ = onnxsim.simplify(model, check_n=0)
     except Exception as error:
         raise ExportError("onnxsim failed on the exported graph", "export with simplify=False") from error
+    if next(one.version for one in simplified.opset_import if one.domain == "") >= 14:
+        for node in simplified.graph.node:
+            # torch writes this attribute, onnxsim's own Reshapes leave it to its default: TensorRT 8.4.1 stops there.
+            if node.op_type == "Reshape" and not node.attribute:
+                node.attribute.append(onnx.helper.make_attribute("allowzero", 0))
     return simplified
 
 
