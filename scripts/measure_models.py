@@ -34,7 +34,7 @@ import torch
 from helpers import artifacts, evidence, paths
 from helpers.compare.parity import Tolerance, compare
 from helpers.detector.inference import detect_prepared
-from helpers.detector.models import build_random_detector, own_model, preprocessing_of, read_config
+from helpers.detector.models import build_architecture, build_random_detector, own_model, preprocessing_of, read_config
 from helpers.detector.preprocess import NetworkInput, prepare, read_picture
 from helpers.errors import CourseError
 from helpers.export import exporter
@@ -243,7 +243,7 @@ def measure(config: Path, folder: Path, parts: Collection[str]) -> dict[str, Any
         require_known_type(read_config(config))
         spec = own_model(config, None, input_shape=shape)
         first = read_picture(paths.DATA / "demo" / "crowd.jpg")
-        require_supported(build_random_detector(spec, spread=first))
+        require_supported(build_architecture(spec))
         seed, detector, broken = steadiest(lambda seed: lighten(build_random_detector(spec, seed, spread=first)), shape)
         made.append(detector)
         found = {"verdict": "built", "detector": type(detector).__name__, "classes": len(detector.CLASSES)}
