@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from helpers import artifacts, evidence, paths
@@ -147,12 +148,16 @@ def shape_of(config: Path) -> tuple[int, int]:
     return SHAPES.get(config.parent.name, SHAPE)
 
 
-def pictures(detector: BaseDetector, shape: tuple[int, int]) -> list[NetworkInput]:
-    """A demo scene and a portrait piece of another, which is padded, prepared as the model wants them."""
+def scenes() -> list[npt.NDArray[np.uint8]]:
+    """A demo scene, and a portrait piece of another, which will be padded."""
     read = [read_picture(paths.DATA / "demo" / f"{name}.jpg") for name in ("crowd", "huge")]
-    pieces = (read[0], read[1][:700, 200:650])
+    return [read[0], read[1][:700, 200:650]]
+
+
+def pictures(detector: BaseDetector, shape: tuple[int, int]) -> list[NetworkInput]:
+    """The scenes, prepared as the model wants them."""
     chosen = preprocessing_of(detector)
-    return [prepare(np.ascontiguousarray(piece), shape, chosen) for piece in pieces]
+    return [prepare(np.ascontiguousarray(piece), shape, chosen) for piece in scenes()]
 
 
 def lighten(detector: BaseDetector) -> BaseDetector:
@@ -242,9 +247,10 @@ def measure(config: Path, folder: Path, parts: Collection[str]) -> dict[str, Any
     def build() -> dict[str, Any]:
         require_known_type(read_config(config))
         spec = own_model(config, None, input_shape=shape)
-        first = read_picture(paths.DATA / "demo" / "crowd.jpg")
         require_supported(build_architecture(spec))
-        seed, detector, broken = steadiest(lambda seed: lighten(build_random_detector(spec, seed, spread=first)), shape)
+        seed, detector, broken = steadiest(
+            lambda seed: lighten(build_random_detector(spec, seed, spread=scenes())), shape
+        )
         made.append(detector)
         found = {"verdict": "built", "detector": type(detector).__name__, "classes": len(detector.CLASSES)}
         return {**found, "seed": seed, "unsteady": broken}

@@ -148,7 +148,7 @@ def own_files(tmp_path_factory) -> tuple[Path, Path]:
     config, checkpoint = folder / "fruit.py", folder / "fruit.pth"
     config.write_text(TINY.format(base=str(paths.MODELS / "emoji" / "mask_rcnn_emoji.py")))
     picture = read_picture(paths.DATA / "demo" / "crowd.jpg")
-    detector = build_random_detector(own_model(config, None), spread=picture)
+    detector = build_random_detector(own_model(config, None), spread=[picture])
     meta = {"config": mmcv.Config.fromfile(str(config)).pretty_text, "CLASSES": ("apple", "pear", "plum")}
     torch.save({"meta": {**meta, "epoch": 12}, "state_dict": detector.state_dict()}, checkpoint)
     return config, checkpoint

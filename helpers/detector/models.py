@@ -442,7 +442,7 @@ def _class_file(file: Path) -> tuple[str, ...]:
 
 
 def build_random_detector(
-    model: str | ModelSpec = "r50", seed: int = 0, *, spread: npt.NDArray[np.uint8] | None = None
+    model: str | ModelSpec = "r50", seed: int = 0, *, spread: Sequence[npt.NDArray[np.uint8]] = ()
 ) -> BaseDetector:
     """The model's architecture with random weights from a seed, in evaluation mode: for tests where no checkpoint is.
 
@@ -452,8 +452,8 @@ def build_random_detector(
     inference drops empty boxes, mmdet's export does not, and a trained RPN does not rank them high. The mask head gets
     a bias, by which masks are blobs: noise around 0.5 is all border, and borders move with every rounding.
 
-    The factors suit the two models that have a name. For others give a BGR picture (H, W, 3) in ``spread``, by which
-    :func:`spread_scores` finds them.
+    The factors suit the two models that have a name. For others give BGR pictures (H, W, 3) in ``spread``, by which
+    :func:`spread_scores` finds them: those that it will be shown, if scores are to spread on each.
     """
     import torch
 
@@ -462,10 +462,11 @@ def build_random_detector(
         torch.manual_seed(seed)
         detector = build_architecture(model)
         logging.disable(logging.INFO)  # mmcv logs a paragraph for every weight
-        if spread is not None:
+        if spread:
             # From what the modules' constructors drew: init_weights draws it all again, and zeros where training starts
             # from nothing, of which a test sees nothing.
-            spread_scores(detector, prepare(spread, preprocessing=preprocessing_of(detector)).tensor)
+            chosen = preprocessing_of(detector)
+            spread_scores(detector, [prepare(picture, preprocessing=chosen) for picture in spread])
         else:
             detector.init_weights()
             with torch.no_grad():
@@ -499,8 +500,8 @@ def inside_the_model() -> Iterator[None]:
         ) from error
 
 
-def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> None:
-    """Scale a two-stage detector's random weights, in place, so that on a prepared picture (1, 3, H, W) it behaves as a
+def spread_scores(detector: BaseDetector, pictures: Sequence[NetworkInput]) -> None:
+    """Scale a two-stage detector's random weights, in place, so that on these prepared pictures it behaves as a
     trained one does: its batch norms normalise, scores spread over (0, 1), proposals and boxes move by a part of their
     size, masks are blobs. Each last layer's weights are divided by the deviation that its results have there; those of
     the RPN, which all levels share, by that of the level where it is largest: where many scores round to 1, their order
@@ -508,7 +509,7 @@ def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> N
     """
     import torch
 
-    tensor = torch.from_numpy(picture)
+    tensor = torch.from_numpy(np.concatenate([picture.tensor for picture in pictures]))
     norms = [module for module in detector.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     handles = []
 
@@ -538,7 +539,7 @@ def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> N
     with torch.no_grad(), inside_the_model():
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # of all that is seen, one picture
+            norm.momentum = None  # of all that is seen, one batch
         seeing = [norm.register_forward_pre_hook(learn) for norm in norms]
         detector.extract_feat(tensor)
         for handle in seeing:
@@ -555,8 +556,8 @@ def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> N
                 scale_to(module, 3.0 if last == "fc_cls" else 0.5, 0.0)
             elif last == "conv_logits":
                 scale_to(module, 0.5, 1.0)
-        meta = NetworkInput.full(picture).meta()
-        detector(return_loss=False, rescale=False, img=[tensor], img_metas=[[meta]])
+        metas = [picture.meta() for picture in pictures]
+        detector(return_loss=False, rescale=False, img=[tensor], img_metas=[metas])
         for handle in handles:
             handle.remove()
 

@@ -209,4 +209,4 @@ def test_a_module_that_stops_is_an_error_of_the_course(small_detector, small_inp
         detect_prepared(detector, small_input(), rescale=False)
     assert "more" not in str(caught.value)
     with pytest.raises(kind, match=words):
-        models.spread_scores(detector, small_input().tensor)
+        models.spread_scores(detector, [small_input()])
