@@ -110,12 +110,10 @@ def operations(model: onnx.ModelProto) -> dict[str, int]:
     Raises:
         UnknownShapeError: a size is free.
     """
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    shapes = GraphIndex(inferred).shapes()
-    found = {}
-    for node in model.graph.node:
+    index, found = GraphIndex(model), {}
+    for node in index.nodes:
         if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-            sizes = [shapes.get(name, ("?",)) for name in (*node.input[:2], node.output[0])]
+            sizes = [index.shapes.get(name, ("?",)) for name in (*node.input[:2], node.output[0])]
             if any(not isinstance(size, int) or size < 1 for shape in sizes for size in shape):
                 raise UnknownShapeError(f"{node.name} has no fixed shape", "export the graph without dynamic axes")
             found[node.name] = _count(node.op_type, *((int(size) for size in shape) for shape in sizes))
@@ -180,15 +178,16 @@ def _origins(graph: onnx.ModelProto, optimised: onnx.ModelProto) -> dict[str, Or
     A node that the optimiser made has the output of one that it replaces, or the name of that output with the layout
     behind it; one that only changes a layout belongs to what made its input.
     """
-    own = {node.name: origin(node) for node in graph.graph.node}
-    makes = {output: origin(node) for node in graph.graph.node for output in node.output}
+    index = GraphIndex(graph)
+    own = {node.name: origin(node) for node in index.nodes}
+    makes = {name: origin(node) for name, node in index.producer.items()}
     found: dict[str, Origin] = {}
     for node in optimised.graph.node:
         outputs = [*node.output, node.name.removesuffix("_nchwc")]
         known = [own[node.name]] if node.name in own else [makes[name] for name in outputs if name in makes]
         known += [makes[name] for name in node.input if name in makes]
         found[node.name] = where = known[0] if known else Origin("", ())
-        makes |= {output: where for output in node.output if output not in makes}
+        makes |= {output: where for output in node.output if output and output not in makes}
     return found
 
 

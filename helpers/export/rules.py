@@ -251,8 +251,7 @@ def outcome(of: Rule, variant: Variant) -> Outcome:
     except Exception as error:  # whatever the exporter raises is the finding
         return Outcome(None, f"{type(error).__name__}: {str(error).splitlines()[0]}", 0, 0, 0, 0, ())
     types = Counter(node.op_type for node in graph.graph.node)
-    inferred = onnx.shape_inference.infer_shapes(graph).graph
-    ranks = [len(v.type.tensor_type.shape.dim) for v in (*inferred.value_info, *inferred.input, *inferred.output)]
+    rank = max(map(len, GraphIndex(graph).shapes.values()))
     runner = OnnxRunner(graph, optimise=False)
     good = []
     for batch in TRIED:
@@ -266,9 +265,7 @@ def outcome(of: Rule, variant: Variant) -> Outcome:
             good.append(batch)
     nodes = sum(count for name, count in types.items() if name != "Constant")
     simplified = sum(node.op_type != "Constant" for node in onnxsim.simplify(graph)[0].graph.node)
-    return Outcome(
-        graph, "", nodes, simplified, sum(types[name] for name in of.counted), max(ranks, default=0), tuple(good)
-    )
+    return Outcome(graph, "", nodes, simplified, sum(types[name] for name in of.counted), rank, tuple(good))
 
 
 def rule_figure(of: Rule, before: Outcome, after: Outcome) -> Figure:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import ctypes
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import shape_inference
 from tqdm import tqdm
 
-from helpers.graph.index import GraphIndex
+from helpers.graph.index import GraphIndex, with_input_shapes
 from helpers.graph.onnx_runtime import open_session, owned, run_session
 from helpers.graph.runner import GraphInputError, RunnerError, checked_feeds
 
@@ -167,19 +165,13 @@ def visit_tensors(
 
 def _tensor_bytes(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, int]:
     """Estimated sizes from ONNX's shape inference at the feeds' shapes; tensors of unknown shape are left out."""
-    bare = copy.deepcopy(model)
-    for value in bare.graph.input:
-        if value.name in feeds:
-            kind = value.type.tensor_type.elem_type
-            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, feeds[value.name].shape))
-    inferred = shape_inference.infer_shapes(bare, data_prop=True)
-    sizes = {}
-    for value in (*inferred.graph.value_info, *inferred.graph.output):
-        kind = value.type.tensor_type
-        if kind.HasField("shape"):
-            count = int(np.prod([max(dim.dim_value, 1) for dim in kind.shape.dim], dtype=np.int64))
-            sizes[value.name] = count * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).itemsize
-    return sizes
+    index = GraphIndex(with_input_shapes(model, {name: array.shape for name, array in feeds.items()}))
+    return {
+        name: math.prod(size if isinstance(size, int) and size else 1 for size in index.shapes[name])
+        * onnx.helper.tensor_dtype_to_np_dtype(index.types[name]).itemsize
+        for name in index.producer
+        if name in index.shapes and name in index.types
+    }
 
 
 def give_back_memory() -> None:

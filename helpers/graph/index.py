@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
+from onnx import numpy_helper, shape_inference
 
-__all__ = ["GraphIndex", "bodies", "body_inputs"]
+__all__ = ["GraphIndex", "bodies", "body_inputs", "element_types", "with_input_shapes"]
+
+Shape = tuple[int | str, ...]
 
 
 def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
@@ -32,6 +34,28 @@ def body_inputs(node: onnx.NodeProto) -> Iterator[str]:
             yield from (name for name in (*inner.input, *body_inputs(inner)) if name and name not in own)
             own.update(inner.output)
         yield from (value.name for value in body.output if value.name and value.name not in own)
+
+
+def element_types(graph: onnx.GraphProto) -> dict[str, int]:
+    """Types (``TensorProto.DataType``) by tensor, as a graph or a body declares them. A tensor of no declared type is
+    left out, and so is what lies in the bodies of the graph's nodes."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    # An output may be declared without a type beside a value_info that has it.
+    types = {value.name: kind for value in values if (kind := value.type.tensor_type.elem_type)}
+    return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def with_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+    """A copy whose inputs, as far as they are named in ``shapes``, have these; the model itself where none is given."""
+    if not shapes:
+        return model
+    known = onnx.ModelProto()
+    known.CopyFrom(model)
+    for value in known.graph.input:
+        if value.name in shapes:
+            kind = value.type.tensor_type.elem_type
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, list(shapes[value.name])))
+    return known
 
 
 class GraphIndex:
@@ -128,11 +152,24 @@ class GraphIndex:
             name = node.input[0]
         return node
 
-    def shapes(self) -> dict[str, tuple[int | str, ...]]:
-        """Declared shapes of inputs, outputs, initializers and what value_info knows; a name is free."""
-        found: dict[str, tuple[int | str, ...]] = {n: tuple(t.dims) for n, t in self.initializers.items()}
-        for value in (*self.model.graph.input, *self.model.graph.value_info, *self.model.graph.output):
-            kind = value.type.tensor_type
-            if kind.HasField("shape"):
-                found[value.name] = tuple(d.dim_param or d.dim_value for d in kind.shape.dim)
-        return found
+    @property
+    def types(self) -> dict[str, int]:
+        """Element types (``TensorProto.DataType``) by tensor, declared or inferred by ONNX. Left out is what it cannot
+        infer, as the results of other domains' operators, and what lies in bodies."""
+        return self._inferred[0]
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Shapes by tensor, declared or inferred by ONNX, as far as the rank is known; a name is free, 0 unknown."""
+        return self._inferred[1]
+
+    @functools.cached_property
+    def _inferred(self) -> tuple[dict[str, int], dict[str, Shape]]:
+        graph = shape_inference.infer_shapes(self.model, data_prop=True).graph
+        # Numbers and names alone: a message of the inferred model would keep all its weights in memory.
+        shapes: dict[str, Shape] = {
+            value.name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
+            for value in (*graph.input, *graph.value_info, *graph.output)
+            if value.type.tensor_type.HasField("shape")
+        }
+        return element_types(graph), shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}

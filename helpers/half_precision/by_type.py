@@ -37,20 +37,22 @@ DATA_MOVEMENT = frozenset(
 )
 
 
-def nodes_of_types(model: onnx.ModelProto, types: Collection[str]) -> list[str]:
+def nodes_of_types(model: onnx.ModelProto | GraphIndex, types: Collection[str]) -> list[str]:
     """Names of the nodes of these operator types that make a float32 tensor, in graph order."""
-    floats = float_tensors(model)
-    return [node.name for node in model.graph.node if node.op_type in types and floats.intersection(node.output)]
+    index = GraphIndex.of(model)
+    floats = float_tensors(index)
+    return [node.name for node in index.nodes if node.op_type in types and floats.intersection(node.output)]
 
 
-def with_data_movement(model: onnx.ModelProto, keep: Collection[str]) -> list[str]:
+def with_data_movement(model: onnx.ModelProto | GraphIndex, keep: Collection[str]) -> list[str]:
     """The nodes ``keep`` and those around them that only move numbers, in graph order.
 
     A node of :data:`DATA_MOVEMENT` joins where all floats that it reads are constants or come from an island, one at
     least. A Cast from integers joins where all that read it are kept: it is written as a Cast to float32. A runtime
     that chooses precisions itself (TensorRT up to 10, without strong typing) has no reason to round at either.
     """
-    floats, index = float_tensors(model), GraphIndex(model)
+    index = GraphIndex.of(model)
+    floats = float_tensors(index)
     # A float result is no initializer.
     computed = {name for name in floats if index.producer[name].op_type != "Constant"}
     inside: set[str] = set()
@@ -81,17 +83,17 @@ class Step:
 
 
 def eliminate(
-    model: onnx.ModelProto, types: Sequence[str], test: Callable[[Sequence[str]], Outcome]
+    model: onnx.ModelProto | GraphIndex, types: Sequence[str], test: Callable[[Sequence[str]], Outcome]
 ) -> tuple[tuple[str, ...], list[Step]]:
     """Take one type after the other out of the list, for good wherever the test still passes.
 
     ``test`` gets the names of all nodes that stay in FP32. Returns the list that is left and every try; where the test
     fails for the whole list, nothing is taken out.
     """
-    left = tuple(types)
+    index, left = GraphIndex.of(model), tuple(types)
 
     def attempt(chosen: tuple[str, ...], dropped: str) -> Step:
-        names = nodes_of_types(model, chosen)
+        names = nodes_of_types(index, chosen)
         return Step(chosen, dropped, len(names), test(names))
 
     steps = [attempt(left, "")]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from helpers import artifacts
@@ -97,7 +97,7 @@ def load(path: Path) -> Plan:
     return Plan(nodes)
 
 
-def layer_names(model: onnx.ModelProto, plan: Plan) -> tuple[str, ...]:
+def layer_names(model: onnx.ModelProto | GraphIndex, plan: Plan) -> tuple[str, ...]:
     """The plan's node names, which TensorRT's ONNX parser gives to the layers.
 
     Raises:
@@ -107,7 +107,7 @@ def layer_names(model: onnx.ModelProto, plan: Plan) -> tuple[str, ...]:
     return plan.names
 
 
-def block_lists(model: onnx.ModelProto, plan: Plan) -> dict[str, list[str]]:
+def block_lists(model: onnx.ModelProto | GraphIndex, plan: Plan) -> dict[str, list[str]]:
     """Arguments ``node_block_list`` and ``op_block_list`` of ``convert_float_to_float16``, as ``onnxconverter_common``
     and ``onnxruntime.transformers.float16`` both have it.
 
@@ -118,8 +118,8 @@ def block_lists(model: onnx.ModelProto, plan: Plan) -> dict[str, list[str]]:
     Raises:
         helpers.half_precision.simulation.HalfPrecisionError: the plan names a node that is not in the graph.
     """
-    require_nodes(model, plan.names)
-    index, kept = GraphIndex(model), set(plan.names)
+    index, kept = GraphIndex.of(model), set(plan.names)
+    require_nodes(index, kept)
     foreign = {node.op_type for node in index.nodes if node.domain not in ("", "ai.onnx")}
     constants = [
         node.name
@@ -139,22 +139,18 @@ def join_islands(model: onnx.ModelProto) -> onnx.ModelProto:
     result.CopyFrom(model)
     # The converters append the Casts of the graph's inputs at the end, which ONNX forbids.
     OnnxModel(result).topological_sort()
-    casts = {node.output[0]: node for node in result.graph.node if node.op_type == "Cast"}
-    source: dict[str, str] = {}
-    for name, node in casts.items():
-        first = casts.get(node.input[0])
-        if first is not None and _to(node) == TensorProto.FLOAT and _to(first) == TensorProto.FLOAT16:
+    index, source = GraphIndex(result), dict[str, str]()
+    way = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.FLOAT
+    for name, node in index.producer.items():
+        first = index.made_by(name, "Cast", "Cast")
+        # Only what was float32 before: a Cast to float16 may also come from integers.
+        if first is not None and (index.types.get(first.input[0]), _to(first), _to(node)) == way:
             source[name] = first.input[0]
-    # Only what was float32 before: a Cast to float16 may also come from integers.
-    inferred = shape_inference.infer_shapes(result)
-    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
-    single = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
-    single |= {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    # The graph changes from here on: no index any more.
     for node in result.graph.node:
-        node.input[:] = [source[name] if source.get(name) in single else name for name in node.input]
-    outputs = {value.name for value in result.graph.output}
+        node.input[:] = [source.get(name, name) for name in node.input]
     # From the end: a Cast that only a dead Cast reads is dead too.
-    read = set(outputs)
+    read = set(index.outputs)
     kept = []
     for node in reversed(result.graph.node):
         if node.op_type != "Cast" or node.output[0] in read:
@@ -169,13 +165,14 @@ def _to(node: onnx.NodeProto) -> int:
     return next(int(attribute.i) for attribute in node.attribute if attribute.name == "to")
 
 
-def feeding_fp32_only(model: onnx.ModelProto) -> tuple[str, ...]:
+def feeding_fp32_only(model: onnx.ModelProto | GraphIndex) -> tuple[str, ...]:
     """Names of the nodes, in graph order, whose float results go to operators of
     :data:`helpers.half_precision.rules.FP32_ONLY` and nowhere else: what is computed for NonMaxSuppression alone, as
     the boxes that are moved apart by class or level. It takes float32 in any case: to keep these nodes in float32 moves
     the cast before the operator up to where they begin.
     """
-    index, floats = GraphIndex(model), float_tensors(model)
+    index = GraphIndex.of(model)
+    floats = float_tensors(index)
     found: list[str] = []
     for node in reversed(index.nodes):
         results = [name for name in node.output if name]
@@ -191,7 +188,7 @@ def feeding_fp32_only(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(reversed(found))
 
 
-def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelProto:
+def cast_islands(model: onnx.ModelProto | GraphIndex, keep: Collection[str] = ()) -> onnx.ModelProto:
     """A graph that computes in float16 outside of the nodes ``keep``, with the types in the graph.
 
     Weights are stored in the precision that their readers compute in (twice, if both kinds read them). Inputs and
@@ -208,11 +205,11 @@ def cast_islands(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.Mod
         helpers.half_precision.simulation.HalfPrecisionError: a node to keep is not in the graph, or a tensor's type is
         unknown.
     """
-    require_nodes(model, keep)
-    floats = float_tensors(model)
-    index, kept_names, outputs = GraphIndex(model), set(keep), {value.name for value in model.graph.output}
+    index = GraphIndex.of(model)
+    require_nodes(index, keep)
+    floats, kept_names, outputs = float_tensors(index), set(keep), set(index.outputs)
     result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result.CopyFrom(index.model)
     del result.graph.node[:]
     del result.graph.value_info[:]
     del result.graph.initializer[:]

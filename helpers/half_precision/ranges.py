@@ -251,7 +251,7 @@ def measure(array: Array) -> dict[str, Any]:
     }
 
 
-def range_report(model: onnx.ModelProto, pictures: Iterable[Mapping[str, Array]]) -> RangeReport:
+def range_report(model: onnx.ModelProto | GraphIndex, pictures: Iterable[Mapping[str, Array]]) -> RangeReport:
     """Run a graph once for each picture in ONNX Runtime and take the range of every float tensor.
 
     Each of ``pictures`` holds the graph's inputs by name; a dynamic graph may be given other shapes each time. Any
@@ -264,14 +264,14 @@ def range_report(model: onnx.ModelProto, pictures: Iterable[Mapping[str, Array]]
         helpers.graph.runner.GraphInputError: an input is missing, or has another type or shape.
         helpers.graph.runner.RunnerError: ONNX Runtime refuses the graph, or stops in it.
     """
-    for position, node in enumerate(model.graph.node):
+    index = GraphIndex.of(model)
+    for position, node in enumerate(index.nodes):
         if not any(node.output):
             raise RangeError(
                 f"the result of node {position} ({node.name or node.op_type}) has no name",
                 "export the graph with named tensors",
             )
-    require_no_bodies(model)
-    index = GraphIndex(model)
+    require_no_bodies(index)
     fixed = index.fixed
     rows: dict[str, TensorRange] = {}
 

@@ -100,19 +100,20 @@ class Simulation:
 
     def __init__(
         self,
-        model: onnx.ModelProto,
+        model: onnx.ModelProto | GraphIndex,
         feeds: Mapping[str, Array],
         candidates: Collection[str],
         *,
         outputs: Sequence[str] = ("dets", "labels"),
         form: str = "float16",
     ) -> None:
-        require_nodes(model, candidates)
+        index = GraphIndex.of(model)
+        require_nodes(index, candidates)
         self.candidates = frozenset(candidates)
         self.outputs = tuple(outputs)
         self.form = form
-        feeds = check_feeds(model, feeds)
-        needed = GraphIndex(extract(model, outputs))
+        feeds = check_feeds(index, feeds)
+        needed = GraphIndex(extract(index, outputs))
         after: set[str] = set()
         read: set[str] = set(outputs)
         for node in needed.nodes:
@@ -123,9 +124,9 @@ class Simulation:
         own = {*needed.inputs, *needed.initializers}
         own |= {name for name, node in needed.producer.items() if node.op_type == "Constant"}
         border = sorted(read - after - own)
-        arrays = run_part(extract(round_results(needed.model, form=form), border), feeds) if border else {}
+        arrays = run_part(extract(round_results(needed, form=form), border), feeds) if border else {}
         self._given = {name: array for name, array in arrays.items() if name in self.outputs}
-        self._rest = extract(needed, [name for name in outputs if name not in self._given], arrays)
+        self._rest = GraphIndex(extract(needed, [name for name in outputs if name not in self._given], arrays))
         self._feeds = {**feeds, **arrays}
 
     def run(self, keep: Collection[str]) -> dict[str, Array]:
@@ -133,10 +134,10 @@ class Simulation:
         strangers = set(keep) - self.candidates
         if strangers:
             raise PrecisionSearchError(f"{min(strangers)!r} is not among the candidates", "make a Simulation with it")
-        if not self._rest.graph.output:
+        if not self._rest.outputs:
             # No candidate has a part in the outputs.
             return dict(self._given)
-        present = {node.name for node in self._rest.graph.node}
+        present = {node.name for node in self._rest.nodes}
         rounded = round_results(self._rest, keep=set(keep) & present, form=self.form)
         return {**self._given, **run_part(rounded, self._feeds)}
 
@@ -278,7 +279,7 @@ class Search:
 
 
 def find_plan(
-    model: onnx.ModelProto,
+    model: onnx.ModelProto | GraphIndex,
     feeds: Mapping[str, Array],
     *,
     outputs: Sequence[str] = ("dets", "labels"),
@@ -309,10 +310,10 @@ def find_plan(
         raise PrecisionSearchError(
             "a cache cannot tell one judge from another", "say in question what this judge asks, tolerances and all"
         )
-    index = GraphIndex(model)
+    index = GraphIndex.of(model)
     feeds = check_feeds(index, feeds)
     needed = extract(index, outputs)
-    floats = float_tensors(model)
+    floats = float_tensors(index)
     every = [node.name for node in index.nodes if floats.intersection(node.output)]
     if "" in every:
         raise PrecisionSearchError("the graph has nodes without a name", "name them, after their first output say")
@@ -322,31 +323,31 @@ def find_plan(
         question = f"{question} {HALF_TOLERANCE}"
         judge = same_detections(run_part(needed, feeds))
     asked = judge
-    found = hunt(model, feeds, form=form)
+    found = hunt(index, feeds, form=form)
     relevant = {node.name for node in needed.graph.node}
     suspects = {suspect.node for suspect in found.suspects} & relevant
     trials = Trials(
-        lambda keep: asked(simulation.run(keep)), path=cache, key=_key(model, feeds, outputs, form, question)
+        lambda keep: asked(simulation.run(keep)), path=cache, key=_key(index.model, feeds, outputs, form, question)
     )
-    for names in (suspects, suspects | _same_functions(model, suspects), relevant):
+    for names in (suspects, suspects | _same_functions(index, suspects), relevant):
         candidates = [name for name in every if name in names]
         if not candidates:
             continue
         # Which nodes are candidates does not change what a trial computes: each of them answers for all rounds.
-        simulation = Simulation(model, feeds, candidates, outputs=outputs, form=form)
+        simulation = Simulation(index, feeds, candidates, outputs=outputs, form=form)
         if trials(candidates).passed:
             minimal = minimal_set(trials, candidates)
-            plan = _with_reasons(model, minimal, found, form)
+            plan = _with_reasons(index, minimal, found, form)
             return Search(plan, minimal, found, len(candidates), trials.run, trials.remembered)
     raise PrecisionSearchError(
         "the test fails even with every node in FP32", "mend the test: it must accept the outputs of the FP32 run"
     )
 
 
-def _same_functions(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
+def _same_functions(index: GraphIndex, names: Collection[str]) -> set[str]:
     """Nodes that come from the same innermost functions (file and name) as the given ones, where the graph tells."""
     by_function: dict[str, set[str]] = {}
-    for node in model.graph.node:
+    for node in index.nodes:
         for line in origin(node).lines[:1]:
             by_function.setdefault(re.sub(r":\d+ ", " ", line), set()).add(node.name)
     return {name for members in by_function.values() if members.intersection(names) for name in members}
@@ -360,8 +361,8 @@ def _key(model: onnx.ModelProto, feeds: Mapping[str, Array], outputs: Sequence[s
     return digest.hexdigest()
 
 
-def _with_reasons(model: onnx.ModelProto, minimal: Minimal, found: Hunt, form: str) -> Plan:
-    operators = {node.name: node.op_type for node in model.graph.node}
+def _with_reasons(index: GraphIndex, minimal: Minimal, found: Hunt, form: str) -> Plan:
+    operators = {node.name: node.op_type for node in index.nodes}
     what = {s.node: " and ".join(w for w, so in (("inf", s.inf), ("NaN", s.nan)) if so) for s in found.suspects}
     nodes = []
     for name in minimal.nodes:

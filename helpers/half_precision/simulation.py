@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from helpers.errors import CourseError
 from helpers.graph.cut import check_feeds, extract, run_part
-from helpers.graph.index import GraphIndex, bodies, body_inputs
+from helpers.graph.index import GraphIndex, bodies, body_inputs, element_types
 from helpers.graph.origins import Origin, origin
 from helpers.half_precision.rules import FORMATS, FP32_ONLY
 from helpers.operators.limits import FAR_ROI
@@ -48,13 +48,7 @@ class HalfPrecisionError(CourseError):
     """The graph, the nodes to keep, or the format cannot be simulated in half precision."""
 
 
-def _types(graph: onnx.GraphProto) -> dict[str, int]:
-    """Element types by tensor, as far as the graph tells; not those inside of bodies."""
-    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output, *graph.input)}
-    return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
-
-
-def require_no_bodies(model: onnx.ModelProto) -> None:
+def require_no_bodies(model: onnx.ModelProto | GraphIndex) -> None:
     """Check that no If, Loop or Scan computes with float32 inside, and that the graph calls no function of its own:
     what happens there is neither rounded nor watched, by nothing in this package. Bodies that read and make other
     types alone (shapes, conditions) pass.
@@ -62,28 +56,28 @@ def require_no_bodies(model: onnx.ModelProto) -> None:
     Raises:
         HalfPrecisionError: naming the first such node; a type inside of a body that cannot be inferred counts.
     """
-    functions = {(function.domain, function.name) for function in model.functions}
-    for node in model.graph.node:
+    index = GraphIndex.of(model)
+    functions = {(function.domain, function.name) for function in index.model.functions}
+    for node in index.nodes:
         if (node.domain, node.op_type) in functions:
             raise HalfPrecisionError(
                 f"{node.name or node.output[0]!r} calls the graph's own function {node.op_type}, which half precision "
                 "cannot be looked at in",
                 "put what it computes into the graph, with onnx.inliner.inline_local_functions",
             )
-    if not any(bodies(node) for node in model.graph.node):
+    if not any(bodies(node) for node in index.nodes):
         return
 
     def inside(graph: onnx.GraphProto) -> Iterator[int]:
-        types = _types(graph)
+        types = element_types(graph)
         for node in graph.node:
             yield from (types.get(name, TensorProto.UNDEFINED) for name in node.output if name)
             for body in bodies(node):
                 yield from inside(body)
 
-    graph = shape_inference.infer_shapes(model, data_prop=True).graph
-    types = _types(graph)
-    for node in graph.node:
-        found = {types.get(name, TensorProto.UNDEFINED) for name in body_inputs(node)}
+    # What ONNX infers inside of the bodies is in the inferred graph alone.
+    for node in shape_inference.infer_shapes(index.model, data_prop=True).graph.node:
+        found = {index.types.get(name, TensorProto.UNDEFINED) for name in body_inputs(node)}
         found.update(kind for body in bodies(node) for kind in inside(body))
         if found & {TensorProto.FLOAT, TensorProto.UNDEFINED}:
             raise HalfPrecisionError(
@@ -93,7 +87,7 @@ def require_no_bodies(model: onnx.ModelProto) -> None:
             )
 
 
-def float_tensors(model: onnx.ModelProto) -> set[str]:
+def float_tensors(model: onnx.ModelProto | GraphIndex) -> set[str]:
     """Names of the float32 results of nodes, by ONNX's type inference. Operators of other domains, which it does not
     know, are taken to make what their first input is.
 
@@ -101,39 +95,41 @@ def float_tensors(model: onnx.ModelProto) -> set[str]:
         HalfPrecisionError: the type of a result cannot be inferred, a result has no name, or as
             :func:`require_no_bodies`.
     """
-    require_no_bodies(model)
-    typed = onnx.ModelProto()
-    typed.CopyFrom(model)
-    while True:
-        types = _types(shape_inference.infer_shapes(typed, data_prop=True).graph)
-        unknown = [node for node in model.graph.node if any(name and not types.get(name) for name in node.output)]
+    index = GraphIndex.of(model)
+    require_no_bodies(index)
+    typed = index
+    while unknown := [node for node in index.nodes if any(name and name not in typed.types for name in node.output)]:
         # Nodes are in topological order: behind the first unknown one, types may be missing because of it.
-        foreign = [
-            node for node in unknown if node.domain not in ("", "ai.onnx") and node.input and types.get(node.input[0])
-        ]
+        foreign = [n for n in unknown if n.domain not in ("", "ai.onnx") and n.input and n.input[0] in typed.types]
         if not foreign:
             break
-        for node in foreign:
-            for name in node.output:
-                typed.graph.value_info.append(helper.make_tensor_value_info(name, types[node.input[0]], None))
-    for node in model.graph.node:
+        assumed = onnx.ModelProto()
+        assumed.CopyFrom(typed.model)
+        assumed.graph.value_info.extend(
+            helper.make_tensor_value_info(name, typed.types[node.input[0]], None)
+            for node in foreign
+            for name in node.output
+            if name and name not in typed.types
+        )
+        typed = GraphIndex(assumed)
+    for node in index.nodes:
         if not any(node.output):
             raise HalfPrecisionError(
                 f"the result of {node.name or node.op_type} has no name", "export the graph with named tensors"
             )
     if unknown:
         node = unknown[0]
-        name = next(name for name in node.output if name and not types.get(name))
+        name = next(name for name in node.output if name and name not in typed.types)
         raise HalfPrecisionError(
             f"the type of {name!r}, made by {node.name or node.op_type}, cannot be inferred",
             "add the tensor with its type to the graph's value_info",
         )
-    return {name for node in model.graph.node for name in node.output if types.get(name) == TensorProto.FLOAT}
+    return {name for name in index.producer if typed.types[name] == TensorProto.FLOAT}
 
 
-def require_nodes(model: onnx.ModelProto, names: Collection[str]) -> None:
+def require_nodes(model: onnx.ModelProto | GraphIndex, names: Collection[str]) -> None:
     """Check that nodes of these names are in the graph. Raises :class:`HalfPrecisionError` naming the first missing."""
-    missing = set(names) - {node.name for node in model.graph.node}
+    missing = set(names) - {node.name for node in GraphIndex.of(model).nodes}
     if missing:
         raise HalfPrecisionError(
             f"the graph has no node {sorted(missing)[0]!r} ({len(missing)} of {len(set(names))} to keep are missing)",
@@ -142,7 +138,7 @@ def require_nodes(model: onnx.ModelProto, names: Collection[str]) -> None:
 
 
 def round_results(
-    model: onnx.ModelProto, *, keep: Collection[str] = (), form: str = "float16", weights: bool = True
+    model: onnx.ModelProto | GraphIndex, *, keep: Collection[str] = (), form: str = "float16", weights: bool = True
 ) -> onnx.ModelProto:
     """A copy of a float32 graph that rounds every float result to half precision; tensor names stay what they were.
 
@@ -157,15 +153,15 @@ def round_results(
     """
     if form not in FORMATS:
         raise HalfPrecisionError(f"there is no half-precision format {form!r}", f"use one of: {', '.join(FORMATS)}")
-    require_nodes(model, keep)
-    floats = float_tensors(model)
-    index, kept_names = GraphIndex(model), set(keep)
+    index, kept_names = GraphIndex.of(model), set(keep)
+    require_nodes(index, keep)
+    floats = float_tensors(index)
 
     def inside(node: onnx.NodeProto) -> bool:
         return node.name in kept_names or node.op_type in FP32_ONLY
 
     result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result.CopyFrom(index.model)
     del result.graph.node[:]
     del result.graph.value_info[:]
     # A tensor's name for the nodes of an island and for all others, where it is not the tensor's own.
@@ -309,7 +305,7 @@ class Hunt:
 
 
 def hunt(
-    model: onnx.ModelProto,
+    model: onnx.ModelProto | GraphIndex,
     feeds: Mapping[str, Array],
     *,
     keep: Collection[str] = (),
@@ -328,23 +324,22 @@ def hunt(
         helpers.graph.runner.GraphInputError: an input is missing, or has another type or shape.
         helpers.graph.runner.RunnerError: ONNX Runtime refuses the graph, or stops in it.
     """
-    index = GraphIndex(model)
+    index = GraphIndex.of(model)
     feeds = check_feeds(index, feeds)
-    floats = float_tensors(model)
+    floats = float_tensors(index)
     names = [name for node in index.nodes for name in node.output if name in floats]
     if not names:
         raise HalfPrecisionError("the graph computes nothing in float32", "give a graph that does")
-    run_model = round_results(model, keep=keep, form=form) if form else model
+    rounded = GraphIndex(round_results(index, keep=keep, form=form)) if form else index
     # What leaves an island may overflow on its border only.
-    borders = {name for node in run_model.graph.node for name in node.output if name.endswith("/rounded")}
-    seen = {name: f"{name}/rounded" if f"{name}/rounded" in borders else name for name in names}
-    found = _non_finite(run_model, list(seen.values()), feeds)
+    seen = {name: f"{name}/rounded" if f"{name}/rounded" in rounded.producer else name for name in names}
+    found = _non_finite(rounded, list(seen.values()), feeds)
     flags = {name: found[seen[name]] for name in names if any(found[seen[name]])}
     already: dict[str, tuple[bool, bool]] = {}
     if form and flags:
-        in_single = _non_finite(extract(index, list(flags)), list(flags), feeds)
+        in_single = _non_finite(GraphIndex(extract(index, list(flags))), list(flags), feeds)
         both = [name for name in flags if any(in_single[name])]
-        halves = run_part(extract(run_model, [seen[name] for name in both]), feeds) if both else {}
+        halves = run_part(extract(rounded, [seen[name] for name in both]), feeds) if both else {}
         singles = run_part(extract(index, both), feeds) if both else {}
         for name in both:
             half, single = halves[seen[name]], singles[name]
@@ -366,9 +361,8 @@ def hunt(
     return Hunt(tuple(blamed.values()), first_inf, first_nan, chain, len(names), innocent)
 
 
-def _non_finite(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Array]) -> dict[str, tuple[bool, bool]]:
+def _non_finite(index: GraphIndex, names: list[str], feeds: Mapping[str, Array]) -> dict[str, tuple[bool, bool]]:
     """Whether each tensor holds an inf, and a NaN, from one run that no tensor leaves."""
-    index = GraphIndex(model)
     # A byte a value keeps the flags of a hundred masks small; ReduceMax takes bytes from opset 12 on.
     flag = TensorProto.UINT8 if index.opset() >= 12 else TensorProto.INT32
     scalars: dict[str, list[str]] = {}
@@ -384,7 +378,7 @@ def _non_finite(model: onnx.ModelProto, names: list[str], feeds: Mapping[str, Ar
             yield helper.make_node("ReduceMax", [f"{scalar}/all"], [scalar], keepdims=0)
 
     watched, wanted = onnx.ModelProto(), set(names)
-    watched.CopyFrom(model)
+    watched.CopyFrom(index.model)
     del watched.graph.node[:]
     for node in index.nodes:
         watched.graph.node.append(node)

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper
 
 from helpers.errors import CourseError
-from helpers.graph.index import GraphIndex
+from helpers.graph.index import GraphIndex, with_input_shapes
 from helpers.tensorrt import operator_support
 
 __all__ = ["EFFECTS", "Finding", "GraphLimitError", "check", "limits"]
@@ -59,13 +59,9 @@ class _Graph(GraphIndex):
     """The index of a graph with inferred sizes, and its types as a version of TensorRT sees them."""
 
     def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], seen_as: Mapping[str, str]) -> None:
-        super().__init__(shape_inference.infer_shapes(_with_input_shapes(model, shapes), data_prop=True))
-        graph = self.model.graph
-        values = {one.name: one.type.tensor_type.elem_type for one in (*graph.input, *graph.value_info, *graph.output)}
-        values |= {name: tensor.data_type for name, tensor in self.initializers.items()}
-        kinds = {name: TensorProto.DataType.Name(kind) for name, kind in values.items() if kind}
+        super().__init__(with_input_shapes(model, shapes))
+        kinds = {name: TensorProto.DataType.Name(kind) for name, kind in self.types.items()}
         self.kinds = {name: seen_as.get(kind, kind) for name, kind in kinds.items()}
-        self.sizes = self.shapes()
 
     def is_weight(self, name: str) -> bool:
         """Whether a parser has the value: an initializer or a Constant. What a Cast makes of one is a tensor to it."""
@@ -74,7 +70,7 @@ class _Graph(GraphIndex):
 
     def shape(self, name: str) -> tuple[int | None, ...] | None:
         """None for an unknown rank, and for each size that is not known."""
-        sizes = self.sizes.get(name)
+        sizes = self.shapes.get(name)
         return None if sizes is None else tuple(size if isinstance(size, int) and size else None for size in sizes)
 
     def value(self, node: onnx.NodeProto, index: int) -> float | None:
@@ -88,18 +84,6 @@ class _Graph(GraphIndex):
         low = [self.value(mask, index) for index in (1, 2)] if mask is not None else []
         threshold = self.value(node, 4) or 0.0
         return min((value for value in low if value is not None and value < threshold), default=None)
-
-
-def _with_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
-    if not shapes:
-        return model
-    known = onnx.ModelProto()
-    known.CopyFrom(model)
-    for value in known.graph.input:
-        if value.name in shapes:
-            kind = value.type.tensor_type.elem_type
-            value.CopyFrom(helper.make_tensor_value_info(value.name, kind, list(shapes[value.name])))
-    return known
 
 
 def _given(node: onnx.NodeProto, indices: Sequence[int] | None) -> list[tuple[int, str]]:

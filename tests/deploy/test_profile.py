@@ -105,3 +105,12 @@ def test_runs_are_counted_apart_and_the_warm_one_is_not():
 
 def test_the_limit_is_that_of_a_product():
     assert 1e8 < profiling.matrix_product_limit(128, 2) < 1e14
+
+
+def test_a_result_that_is_not_asked_for_is_nobodys_input():
+    """Both are written as an empty name."""
+    own = graph("(float[9] x, int64[1] k) => (int64[1] i) {_, i = TopK(x, k)}")
+    own.graph.node[0].output[0], own.graph.node[0].doc_string = "", "rpn_head"
+    made = graph("(float[9] u, float m) => (float[9] o) {_, j = TopK(u, k) o = Clip(u, , m)}")
+    made.graph.node[0].output[0], made.graph.node[1].name = "", "clip"
+    assert profiling._origins(own, made) == {"n0": Origin("rpn_head", ()), "clip": Origin("", ())}

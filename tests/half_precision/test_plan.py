@@ -222,6 +222,24 @@ def test_a_constant_of_an_island_is_not_clamped_by_the_published_converter(model
     np.testing.assert_allclose(run(converted)["back"], X["x"] * 2 + 64, atol=0.07)
 
 
+def test_integers_that_pass_through_half_precision_are_no_island():
+    """A float32 tensor may be read in place of what became of it in float16 and back; an integer one may not."""
+    joined = join_islands(
+        onnx.parser.parse_model("""
+            <ir_version: 8, opset_import: ["" : 16]>
+            g (float[2] x, int64[2] count) => (float[2] y) <float[2] w = {1, 2}> {
+                x16 = Cast <to = 10> (x)  x32 = Cast <to = 1> (x16)
+                w16 = Cast <to = 10> (w)  w32 = Cast <to = 1> (w16)
+                far = Mul (x32, w32)
+                far16 = Cast <to = 10> (far)  far32 = Cast <to = 1> (far16)
+                count16 = Cast <to = 10> (count)  count32 = Cast <to = 1> (count16)
+                y = Sub (far32, count32)
+            }""")
+    )
+    reads = {node.output[0]: list(node.input) for node in joined.graph.node}
+    assert reads == {"far": ["x", "w"], "count16": ["count"], "count32": ["count16"], "y": ["far", "count32"]}
+
+
 def test_a_plan_is_written_and_read(tmp_path):
     path = save(PLAN, tmp_path / "plan.json")
     assert load(path) == PLAN

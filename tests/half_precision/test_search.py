@@ -15,6 +15,7 @@ from helpers.detector.preprocess import NetworkInput
 from helpers.export import exporter as export
 from helpers.graph import detect
 from helpers.graph.file import load_onnx
+from helpers.graph.index import GraphIndex
 from helpers.graph.onnx_runtime import open_session
 from helpers.graph.origins import origin
 from helpers.graph.runner import GraphInputError
@@ -152,6 +153,46 @@ def test_the_plan_of_a_graph_with_a_known_overflow(overflowing, tmp_path):
         find_plan(overflowing, FEEDS, judge=judge, **cached | {"question": "within 5"})
 
 
+def test_each_graph_is_indexed_once(overflowing, monkeypatch):
+    """The caller's, of which a hunt and a search take the index as well; the rounded one; and the parts that are cut
+    out, however often they are run."""
+    indexed, inferred, index = [], [], GraphIndex(overflowing)
+    build, infer = GraphIndex.__init__, onnx.shape_inference.infer_shapes
+
+    def counted(self, model):
+        indexed.append(model.SerializeToString(deterministic=True))
+        build(self, model)
+
+    def counted_inference(model, **options):
+        inferred.append(model.SerializeToString(deterministic=True))
+        return infer(model, **options)
+
+    monkeypatch.setattr(GraphIndex, "__init__", counted)
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", counted_inference)
+    given = overflowing.SerializeToString(deterministic=True)
+
+    def builds(call):
+        indexed.clear()
+        inferred.clear()
+        result = call()
+        assert len(set(indexed)) == len(indexed)
+        assert len(set(inferred)) == len(inferred)
+        return len(indexed), given in indexed, result
+
+    # Rounded, and once more what is not finite: in float32.
+    assert builds(lambda: hunt(overflowing, FEEDS))[:2] == (3, True)
+    assert builds(lambda: hunt(index, FEEDS))[:2] == (2, False)
+    judge = close_to(FEEDS["x"] * 4 / 3)
+    # Also what the outputs need, this rounded for what lies before the candidates, and what is left for the trials.
+    search = {"outputs": ["y"], "judge": judge}
+    count, again, found = builds(lambda: find_plan(overflowing, FEEDS, **search))
+    assert (count, again) == (6, True)
+    assert found.trials > count
+    count, again, other = builds(lambda: find_plan(index, FEEDS, **search))
+    assert (count, again) == (5, False)
+    assert other.plan == found.plan
+
+
 def test_two_judges_of_one_factory_do_not_share_answers(overflowing, tmp_path):
     """Of one qualified name, which alone told them apart once: the second got the first's empty plan."""
     expected = FEEDS["x"] * 4 / 3
@@ -195,7 +236,7 @@ def test_functions_of_one_name_in_two_files_are_not_the_same():
     lines = ("mmdet/a.py:7 forward", "mmdet/b.py:7 forward", "mmdet/a.py:9 forward", "mmdet/a.py:9 other")
     for node, line in zip(nodes, lines, strict=True):
         node.doc_string = f"scope\n{line}\nmmdet/top.py:1 simple_test"
-    assert _same_functions(graph(nodes, {}, "a"), ["a"]) == {"a", "c"}
+    assert _same_functions(GraphIndex(graph(nodes, {}, "a")), ["a"]) == {"a", "c"}
 
 
 @settings(max_examples=50)
