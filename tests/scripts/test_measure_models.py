@@ -89,3 +89,13 @@ def test_every_config_is_in_the_wheel():
     ]
     assert missing == []
     assert len(set(measure_models.CONFIGS.values())) == len(measure_models.CONFIGS)
+
+
+def test_a_detector_that_makes_a_pixel_of_a_rounding_is_unsteady(small_detector, small_input):
+    detector, inputs = small_detector(), [small_input(1), small_input(2)]
+    features = detector.extract_feat
+    assert measure_models.unsteady(detector, inputs) == []
+    assert detector.extract_feat == features
+    detector.roi_head.bbox_head.fc_reg.weight.data.mul_(1e5)
+    detector.roi_head.bbox_head.fc_cls.weight.data.mul_(1e5)
+    assert measure_models.unsteady(detector, inputs)
