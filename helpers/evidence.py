@@ -47,7 +47,8 @@ class EvidenceError(CourseError):
 
 def commit(root: Path = paths.REPO_ROOT) -> str | None:
     """The commit of the repository's files, followed by " with changes" if tracked files differ from it, or files
-    that are run are not in it; None where there is no git or no repository (a copy of the files).
+    that are run are not in it; None where there is no git or no repository (a copy of the files). Records are what
+    comes of a run: one that is written row by row is no change.
     """
 
     def git(*words: str) -> str:
@@ -57,7 +58,7 @@ def commit(root: Path = paths.REPO_ROOT) -> str | None:
         # An enclosing repository's commit says nothing about this copy.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != Path(root).resolve():
             return None
-        changed = git("status", "--porcelain", "--untracked-files=no") or git(
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!evidence") or git(
             "ls-files", "--others", "--exclude-standard", "--", *_RUN
         )
         return git("rev-parse", "HEAD") + (" with changes" if changed else "")

@@ -44,11 +44,16 @@ def test_the_commit_is_marked_where_files_were_changed(tmp_path):
     assert evidence.commit(tmp_path) is None
     git("init", "-q")
     (tmp_path / "file").write_text("one")
-    git("add", "file")
+    record = tmp_path / "evidence" / "x.json"
+    record.parent.mkdir()
+    record.write_text("{}")
+    git("add", "file", "evidence")
     git("commit", "-qm", "x")
     clean = evidence.commit(tmp_path)
     assert clean is not None
     assert len(clean) == 40
+    record.write_text('{"row": 1}')
+    assert evidence.commit(tmp_path) == clean, "a record that is being written is no change"
     (tmp_path / "file").write_text("two")
     assert evidence.commit(tmp_path) == f"{clean} with changes"
     (tmp_path / "file").write_text("one")
