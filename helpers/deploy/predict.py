@@ -270,7 +270,9 @@ def predict(
         left = [json.dumps([name, str(path)]) for name, path in pictures.items() if name not in done]
         threads = threads or max(1, len(os.sched_getaffinity(0)) // workers)
         bar = tqdm(total=len(pictures), initial=len(done), desc="detecting", unit="picture", mininterval=1)
-        with bar, contextlib.closing(_batches(bundle, left, workers, threads, batch, address)) as batches:
+        batches = _batches(bundle, left, workers, threads, batch, address)
+        # What became of workers Ray prints to standard output, some of it as it shuts down.
+        with contextlib.redirect_stdout(io.StringIO()), bar, contextlib.closing(batches):
             for count in keep(folder, batches):
                 bar.update(count)
         # Ray promises that there is none.
@@ -311,10 +313,8 @@ def _batches(
             num_cpus=threads,
             max_task_retries=_RETRIES,
         )
-        # What becomes of workers, Ray prints to standard output, where it would be among our own.
-        with contextlib.redirect_stdout(io.StringIO()):
-            for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                yield block["line"].to_pylist()
+        for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield block["line"].to_pylist()
     except ray.exceptions.RayError as error:
         raise PredictError(f"Ray stopped ({_reason(error)})", "what was finished is kept; run it again") from error
     finally:
