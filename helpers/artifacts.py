@@ -28,6 +28,7 @@ from helpers.paths import FolderError, make_folder, unwritable
 
 __all__ = [
     "DiskSpaceError",
+    "InUseError",
     "file_input",
     "is_current",
     "lock",
@@ -48,6 +49,10 @@ __all__ = [
 
 class DiskSpaceError(CourseError):
     """The disk (or the user's quota) was full while a file was being written; the earlier file is untouched."""
+
+
+class InUseError(CourseError):
+    """Another process holds a lock that is not waited for."""
 
 
 #: How the names of files begin that are there for a moment only.
@@ -167,12 +172,13 @@ def _full(path: Path) -> DiskSpaceError:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file ``path``, which is made and left behind empty; waits for whoever holds it. A symbolic link is
     not followed: another file could be reached through it.
 
     Raises:
         helpers.paths.FolderError: the file cannot be made or opened.
+        InUseError: another process holds it, and ``wait`` is False.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -181,7 +187,10 @@ def lock(path: Path) -> Iterator[None]:
             raise FolderError(f"the lock file {path} is a symbolic link", "delete it") from error
         raise unwritable(Path(path).parent, error) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise InUseError(f"{Path(path).parent} is in use by another process", "wait until that has ended") from None
         yield
     finally:
         os.close(handle)

@@ -1,7 +1,8 @@
 """The course's tools as one command, for models and graphs of one's own: ``maskrcnn-course``, or
 ``python -m helpers.cli``.
 
-``prove`` and ``search`` need mmdet; ``hunt``, ``plan`` and ``ranges`` need an ONNX file and its inputs.
+``prove`` and ``search`` need mmdet; ``predict`` needs a bundle, ``hunt``, ``plan`` and ``ranges`` an ONNX file and its
+inputs.
 """
 
 from __future__ import annotations
@@ -150,6 +151,43 @@ def prove(
     verdict = "agree" if proof.agrees else "DISAGREE"
     click.echo(f"PyTorch and the graph {verdict}: {output / 'report.html'}", err=as_json)
     return AGREE if proof.agrees else DISAGREE
+
+
+@main.command()
+@click.argument("bundle", type=_PATH)
+@click.argument("pictures", type=_PATH)
+@click.option("--output", type=_PATH, required=True, help="The folder to write, or to go on with.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="So many processes.")
+@click.option("--threads", type=click.IntRange(1), help="Of each worker (default: this machine's processors, shared).")
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Pictures that are kept together.")
+@click.option("--address", help="Of a Ray cluster to join, host:port or auto (default: Ray is started here).")
+@click.option("--retry", is_flag=True, help="Try the pictures again that could not be read.")
+@_JSON
+@_one_sentence
+def predict(
+    bundle: Path,
+    pictures: Path,
+    output: Path,
+    workers: int,
+    threads: int | None,
+    batch: int,
+    address: str | None,
+    retry: bool,
+    as_json: bool,
+) -> int:
+    """Detections of many PICTURES (a folder, or a text file with a path a line) by BUNDLE, the folder of a detector.
+
+    Writes coco.json and failures.json. The same command goes on where an interrupted one stopped. Ray does the work
+    (pip install -r requirements-ray.txt); in a cluster, pictures and bundle lie under the same paths on each machine.
+
+    Exit codes: 0 all pictures were read, 1 some could not be, 2 it could not be tried, or it stopped.
+    """
+    from helpers.deploy.predict import predict as run
+
+    summary = run(bundle, pictures, output, workers=workers, threads=threads, batch=batch, address=address, retry=retry)
+    text = f"{summary.done} pictures in {output / 'coco.json'}, {summary.failed} could not be read (failures.json)"
+    _show(summary._asdict(), text, as_json)
+    return DISAGREE if summary.failed else AGREE
 
 
 @main.command()

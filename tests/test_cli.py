@@ -110,7 +110,7 @@ def test_bad_files_are_one_sentence(overflowing, tmp_path, tool):
 
 
 def test_help_says_what_the_exit_codes_mean():
-    for tool in ("prove", "search", "hunt", "plan", "ranges"):
+    for tool in ("prove", "predict", "search", "hunt", "plan", "ranges"):
         result = call(tool, "--help")
         assert result.exit_code == 0
         assert "Exit codes: 0" in " ".join(result.output.split())

@@ -36,7 +36,14 @@ from helpers.detector.evaluation import AveragePrecision, EvaluationSet, coco_re
 from helpers.detector.inference import detect_prepared
 from helpers.detector.models import ModelSpec, load_detector, preprocessing_of, read_config
 from helpers.detector.pipeline import as_the_pipeline, read_pipeline
-from helpers.detector.preprocess import NetworkInput, Preprocessing, denormalise, prepare, read_picture
+from helpers.detector.preprocess import (
+    PICTURE_ENDINGS,
+    NetworkInput,
+    Preprocessing,
+    denormalise,
+    prepare,
+    read_picture,
+)
 from helpers.errors import CourseError
 from helpers.export import exporter
 from helpers.export.settings import require_known_type, require_supported, verdicts
@@ -50,7 +57,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Proof", "ProofError", "find_pictures", "prove"]
 
-_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 #: So many pictures are drawn side by side in the report, those that disagree first.
 _DRAWN = 8
 
@@ -86,10 +92,10 @@ def find_pictures(named: Sequence[Path]) -> list[Path]:
     for path in named or (paths.DATA / "demo",):
         if not path.exists():
             raise ProofError(f"there is no picture or folder {path}", "check the path")
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS) if path.is_dir() else [path]
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_ENDINGS) if path.is_dir() else [path]
         if not inside:
             raise ProofError(
-                f"there is no picture in the folder {path}", f"put one there ({', '.join(sorted(_ENDINGS))})"
+                f"there is no picture in the folder {path}", f"put one there ({', '.join(sorted(PICTURE_ENDINGS))})"
             )
         found += inside
     return found

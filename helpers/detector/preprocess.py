@@ -26,6 +26,7 @@ __all__ = [
     "INPUT_HEIGHT",
     "INPUT_WIDTH",
     "MEAN",
+    "PICTURE_ENDINGS",
     "STD",
     "ImageError",
     "NetworkInput",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 INPUT_HEIGHT, INPUT_WIDTH = 800, 1216
+#: Of the files in a folder that are taken for pictures, in lower case.
+PICTURE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 # ImageNet statistics in RGB order, 0-255: the `img_norm_cfg` of mmdet's torchvision-style ResNet configs.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)

@@ -29,7 +29,8 @@ def lines(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "constraints.txt", "requirements-nodeps.txt", "requirements-gpu.txt"]
+    "name",
+    ["requirements.txt", "constraints.txt", "requirements-nodeps.txt", "requirements-gpu.txt", "requirements-ray.txt"],
 )
 def test_every_version_is_pinned(name):
     for line in lines(name):
