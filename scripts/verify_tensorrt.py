@@ -27,18 +27,18 @@ Without ``--quick`` it builds the plugins and one engine a case:
 ``fp16`` and ``fp16-patched`` take what this TensorRT offers: its FP16 flag where weak typing is not deprecated (up to
 10.11), types in the graph from 10.12 on. ``--plan FILE`` is a plan of ``helpers.half_precision.plan`` for the ``mmcv``
 flavour of the model, whose node names are not those of the ``standard`` flavour; the GPU cell of chapter 07 saves one.
-A minimal plan may lose more than a point of mask AP, and its case then disagrees: chapter 07 tells which infinities a search for NaN
-does not see. All cases run by default, those with a plan if there is one; ``--cases`` names the ones to run. A case
-that this TensorRT has no way for is reported as not run, and counts for nothing.
+A minimal plan may lose more than a point of mask AP, and its case then disagrees: chapter 07 tells which infinities a
+search for NaN does not see. All cases run by default, those with a plan if there is one; ``--cases`` names the ones
+to run. A case that this TensorRT has no way for is reported as not run, and counts for nothing.
 
 Every engine runs the demo pictures, with ``--in-flight`` runs at a time, each on its own stream, and is compared with
 ONNX Runtime under the contract of ``helpers.compare.parity``; and it detects the validation set, the course's or that
 of ``--dataset``. FP32 agrees if every picture keeps the contract and AP moves by at most 0.1 points. Half precision
 cannot keep 1e-4 in every score: it agrees if AP moves by at most 0.5 points; its pictures are in the record. (In
 simulated half precision, evidence/half_precision_cpu.json, AP moves by up to 0.4 points where nothing overflows, and
-box or mask AP by more than one point where something does.) A model that finds next to nothing in the validation set (an AP below 0.1 in
-ONNX Runtime) has no AP to lose, and half precision does not agree on such a set. A case that fails is reported, and the
-next one runs.
+box or mask AP by more than one point where something does.) A model that finds next to nothing in the validation set
+(an AP below 0.1 in ONNX Runtime) has no AP to lose, and half precision does not agree on such a set. A case that
+fails is reported, and the next one runs.
 
 Measured: ``latency ms``, one run from host memory to host memory with every output (389 MB of masks a picture);
 ``engine ms``, the engine alone by CUDA events; ``pictures a second`` with several runs in flight; the GPU's memory that
