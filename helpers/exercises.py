@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,17 @@ from typing import Any
 from helpers import artifacts, paths
 from helpers.errors import CourseError
 
-__all__ = ["Exercise", "UnknownExerciseError", "WrongAnswerError", "check", "exercise", "hint", "solved"]
+__all__ = [
+    "Exercise",
+    "UnknownExerciseError",
+    "WrongAnswerError",
+    "check",
+    "exercise",
+    "hint",
+    "progress",
+    "progress_script",
+    "solved",
+]
 
 #: What a checker returns: True, or False, or a sentence that says why the answer is not right.
 Verdict = bool | str
@@ -119,6 +130,28 @@ def solved() -> tuple[str, ...]:
     return tuple(sorted(name for name in names if isinstance(name, str))) if isinstance(names, list) else ()
 
 
+def progress() -> dict[str, str]:
+    """How many exercises of each chapter were answered right on this machine: ``{"00": "1 of 2", ...}``."""
+    # Read and not imported: the index of the site is written where the packages of the answers may be broken.
+    text = (paths.NOTEBOOKS / "answers.py").read_text(encoding="utf-8")
+    every = re.findall(r'^@exercise\(\s*"(\d\d)/(\d+)"', text, re.MULTILINE)
+    right = [chapter for chapter, number in every if f"{chapter}/{number}" in solved()]
+    chapters = [chapter for chapter, _ in every]
+    return {chapter: f"{right.count(chapter)} of {chapters.count(chapter)}" for chapter in sorted(set(chapters))}
+
+
+def progress_script() -> str:
+    """JavaScript that writes :func:`progress` into a page's elements with ``data-exercises`` (the chapter's number)."""
+    return (
+        f"const solved = {json.dumps(progress())};\n"
+        "for (const one of document.querySelectorAll('[data-exercises]'))"
+        " one.textContent = solved[one.dataset.exercises] ?? '';\n"
+    )
+
+
 def _remember(name: str) -> None:
     if name not in (known := solved()):
         artifacts.write_text(_solved_file(), json.dumps(sorted({*known, name})))
+    # The index of the site, if it is there, shows it from now on: a page at a file's address may read scripts only.
+    if (site := paths.build_root() / "site").is_dir():
+        artifacts.write_text(site / "solved.js", progress_script())

@@ -23,7 +23,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat.v4 import new_markdown_cell
 from PIL import Image
 
-from helpers import artifacts, paths
+from helpers import artifacts, exercises, paths
 from helpers.errors import CourseError
 
 __all__ = [
@@ -198,24 +198,30 @@ _FIRST_INDEX = """<!doctype html><html lang="en">
 
 
 def index_table(chapters: Sequence[Chapter], pages: Collection[str]) -> str:
-    """The table of chapters. One whose page is not among ``pages``, by its name, has no link."""
-    rows = []
+    """The table of chapters. One whose page is not among ``pages``, by its name, has no link.
+
+    The script beside the page brings the column of exercises up to date when one is solved.
+    """
+    rows, progress = [], exercises.progress()
     for chapter in chapters:
         title = html.escape(chapter.title)
         linked = chapter.outcome == "ran" and chapter.page_name in pages
         name = f'<a href="{chapter.page_name}">{title}</a>' if linked else title
         skipped = f"; {chapter.skipped} GPU cells without a GPU" if chapter.skipped else ""
         has_run = chapter.outcome != "not run"
+        number = chapter.path.name[:2]
         rows.append(
             f'<tr><th scope="row">{name}</th><td>{html.escape(chapter.goal)}</td>'
             f'<td class="number">{f"{chapter.seconds:.0f}" if has_run else ""}</td>'
             f'<td class="{chapter.outcome.replace(" ", "-")}">{chapter.outcome}{skipped}</td>'
-            f"<td>{html.escape(str(chapter.source)) if has_run else ''}</td></tr>"
+            f"<td>{html.escape(str(chapter.source)) if has_run else ''}</td>"
+            f'<td class="number" data-exercises="{number}">{progress.get(number, "")}</td></tr>'
         )
-    names = ("chapter", "what it shows", "seconds", "outcome", "made from")
+    names = ("chapter", "what it shows", "seconds", "outcome", "made from", "exercises solved")
     heads = "".join(f'<th scope="col">{name}</th>' for name in names)
     body = "\n".join(rows)
-    return f'<div class="course-chapters"><table class="table"><tr>{heads}</tr>\n{body}</table></div>'
+    table = f'<table class="table"><tr>{heads}</tr>\n{body}</table>'
+    return f'<div class="course-chapters">{table}</div><script src="solved.js"></script>'
 
 
 _TEXT = {"type": "string"}
@@ -360,6 +366,7 @@ class Site:
         index = self.folder / "index.html"
         text = index.read_text() if index.is_file() else ""
         pages = [one.page_name for one in self.chapters if (self.folder / one.page_name).is_file()]
+        artifacts.write_text(self.folder / "solved.js", exercises.progress_script())
         table = f"<!-- chapters -->{index_table(self._listed(records), pages)}<!-- end -->"
         artifacts.write_text(index, _TABLE.sub(lambda _: table, text if _TABLE.search(text) else _FIRST_INDEX))
 

@@ -18,7 +18,7 @@ FLOORS = ["operators", "detector", "scenes", "graph", "export", "compare", "half
 # `half_precision` needs no model, and `scenes` is for making data: nothing of the rest reads them.
 FORBIDDEN = {("half_precision", "export"), ("graph", "scenes"), ("compare", "scenes"), ("export", "scenes")}
 # These stand beside the floors and look at all of them.
-BESIDE = {"cli", "environment", "evidence", "run_report", "site"}
+BESIDE = {"cli", "environment", "evidence", "extraction", "run_report", "site"}
 HELPERS = paths.REPO_ROOT / "helpers"
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers import paths, site
+from helpers import exercises, paths, site
 from helpers.graph.views import chromium
 from patches import side_by_side
 
@@ -123,6 +123,7 @@ def test_every_chapter_that_ran_and_every_document_has_a_page_and_is_in_each_one
     assert "The goal of One, two, three." in index
     assert 'class="failed">failed' in index
     assert "model emoji, 2026-11-26, no GPU" in index
+    assert re.search(r'data-exercises="01">\d of 3</td>', index)
     assert not (made / ".building").exists()
 
 
@@ -241,6 +242,7 @@ LOOK = """<!doctype html><title>-</title><body><script>
       stuck: all("pre, .cell_output .output").filter(one => one.scrollWidth > one.clientWidth + 1
         && !["auto", "scroll"].includes(view.getComputedStyle(one).overflowX)).map(one => one.outerHTML.slice(0, 200)),
       results: all("#search-results li").length,
+      solved: all("[data-exercises='03']").map(one => one.textContent),
     };
     frame.remove();
   }
@@ -251,7 +253,7 @@ LOOK = """<!doctype html><title>-</title><body><script>
 
 
 @pytest.mark.skipif(chromium() is None, reason="there is no Chromium")
-def test_in_a_browser_at_390_pixels_nothing_is_cut_off_or_in_the_way(made, tmp_path):
+def test_in_a_browser_at_390_pixels_nothing_is_cut_off_or_in_the_way(made, tmp_path, monkeypatch):
     """axe-core finds nothing serious; what is wider scrolls by itself, diffs wrap as difflib did and not again;
     search works from a file's address."""
     (axe,) = importlib.util.find_spec("axe_playwright_python").submodule_search_locations
@@ -261,6 +263,8 @@ def test_in_a_browser_at_390_pixels_nothing_is_cut_off_or_in_the_way(made, tmp_p
     page = LOOK.replace("PAGES", json.dumps(looked))
     page = page.replace("SOURCE", json.dumps(source).replace("</", "<\\/"))
     (made / "look.html").write_text(page)
+    monkeypatch.setattr(exercises, "solved", lambda: ("03/2",))  # after the site was built
+    (made / "solved.js").write_text(exercises.progress_script())
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
     options += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=60000", "--host-resolver-rules=MAP * ~NOTFOUND"]
     command = [chromium(), *options, (made / "look.html").as_uri()]
@@ -277,3 +281,4 @@ def test_in_a_browser_at_390_pixels_nothing_is_cut_off_or_in_the_way(made, tmp_p
         assert one["wrapped"] == 0, name
         assert one["stuck"] == [], name
         assert one["results"] == ("q=" in name), name
+        assert one["solved"] == (["1 of 2"] if "index" in name else []), name
