@@ -13,11 +13,12 @@ brings PyTorch for CUDA along, though everything here runs on a CPU:
     other/bin/pip install "nvidia-modelopt[onnx]==0.47.0" onnxconverter-common==1.16.0 matplotlib==3.11.2
 
 ``prepare`` writes ``full.onnx`` and ``lean.onnx`` (embedded model, ``standard``, boxes moved by their class as in
-chapter 07) and ``feeds.npz`` (the demo picture ``crowd``). ``run`` gives each tool a graph and the feeds, nothing else,
-and writes what it makes. ``record`` counts nodes and casts, compares the detections with FP32's by the course's
-agreement, and makes the course's rows by the functions that chapter 07 calls. Detections are compared twice: of the
-tool's graph in ONNX Runtime, which on a CPU computes most of it in FP32 between casts, and of the source graph in the
-course's simulation with the nodes in FP32 that the tool left there.
+chapter 07) and ``feeds.npz`` (the demo picture ``crowd``) into a new folder. ``run`` gives each tool a graph and the
+feeds, nothing else, and writes what it makes (AutoCast holds every tensor of the graph at once: 7 GB for the full one).
+``record`` counts nodes and casts, compares the detections with FP32's by the course's agreement, and makes the course's
+rows by the functions that chapter 07 calls. Detections are compared twice: of the tool's graph in ONNX Runtime, which
+on a CPU computes most of it in FP32 between casts, and of the source graph in the course's simulation with the nodes in
+FP32 that the tool left there.
 
 Automatic mixed precision has the course's agreement as its test. It ends at the first graph that ONNX Runtime refuses;
 a second row counts such a graph as a failed attempt and goes on until ``--patience`` is over. That row is of the last
@@ -105,6 +106,8 @@ def prepare(folder: Path) -> None:
     """Write the graphs and the feeds into ``folder``."""
     from scripts.measure_half_precision import Rows
 
+    if folder.exists() and any(folder.iterdir()):
+        raise CourseError(f"{folder} is not empty", "name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     for masks in MASKS:
         rows = Rows("emoji", False, masks)
@@ -194,15 +197,17 @@ def mixed(
 
 
 def run(folder: Path, patience: float) -> None:
-    """Give the prepared graphs to each tool, and write what they make and ``run.json`` into ``folder``."""
+    """Give the prepared graphs to each tool, and write a row and what was made into ``folder``; rows there are kept."""
     tools: dict[str, Callable[[Path, Path], tuple[onnx.ModelProto | None, dict[str, Any]]]] = {
         "AutoCast": autocast,
         "automatic mixed precision": lambda path, feeds: mixed(path, feeds, go_on=False),
         "automatic mixed precision, going on": lambda path, feeds: mixed(path, feeds, go_on=True, patience=patience),
     }
-    rows = []
     for masks in MASKS:
         for name, tool in tools.items():
+            path = folder / f"{masks}-{name.replace(',', '').replace(' ', '_')}.json"
+            if path.exists():
+                continue
             print(f"{name} on {masks}.onnx ...", file=sys.stderr)
             start, worked = time.perf_counter(), time.process_time()
             try:
@@ -212,16 +217,12 @@ def run(folder: Path, patience: float) -> None:
             except FileNotFoundError as error:
                 sys.exit(f"{error.filename} is missing: run the prepare step first.")
             seconds = {"search, s": time.perf_counter() - start, "of the processor, s": time.process_time() - worked}
-            file = f"{masks}-{name.replace(',', '').replace(' ', '_')}.onnx"
             if model is not None:
-                artifacts.write_bytes(folder / file, model.SerializeToString())
+                artifacts.write_bytes(path.with_suffix(".onnx"), model.SerializeToString())
             row = {"graph": masks, "way": name, **{key: round(value, 1) for key, value in seconds.items()}, **about}
-            rows.append({**row, "file": None if model is None else file})
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    artifacts.write_text(folder / "run.json", json.dumps({"versions": versions, "rows": rows}, indent=1))
+            artifacts.write_text(path, json.dumps(row))
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    artifacts.write_text(folder / "versions.json", json.dumps(versions))
 
 
 # --- the third step, in the course's environment ----------------------------------------------------------------------
@@ -278,26 +279,29 @@ def record(folder: Path, output: Path) -> None:
     from helpers.graph.file import load_onnx
     from scripts.measure_half_precision import Rows
 
-    try:
-        stored = artifacts.read_json(folder / "run.json")
-    except (OSError, ValueError) as error:
-        raise CourseError(f"{folder} has no results of the tools ({error})", "run the run step first") from error
-    rows: list[dict[str, Any]] = []
-    for masks in MASKS:
-        theirs = Rows("emoji", False, masks)
-        source = load_onnx(folder / f"{masks}.onnx")
-        for row in (dict(row) for row in stored["rows"] if row["graph"] == masks):
-            file = row.pop("file")
-            converted = onnx.load(folder / file) if file else None
-            rows.append({**row, **judged(source, converted, theirs.feeds, theirs.reference)})
-        rows += own_rows(masks)
+    # The tools' step writes it last.
+    if not (folder / "versions.json").exists():
+        raise CourseError(f"{folder} has not all results of the tools", "run the run step first, or once more")
     what = (
         "nodes that stay in FP32, and the agreement of the detections with FP32's, on a CPU: in ONNX Runtime, which "
         "computes half precision there by inserting casts and leaves out most of the rounding, and in the course's "
         "simulation; one run on a machine that did other work as well"
     )
-    machine = {"processor": platform.processor() or platform.machine(), "tools": stored["versions"]}
-    evidence.save(output, {**evidence.head(what, machine), "model": "emoji", "picture": PICTURE, "rows": rows})
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "tools": artifacts.read_json(folder / "versions.json"),
+    }
+    head = {**evidence.head(what, machine), "model": "emoji", "picture": PICTURE}
+    rows: list[dict[str, Any]] = []
+    for masks in MASKS:
+        theirs = Rows("emoji", False, masks)
+        source = load_onnx(folder / f"{masks}.onnx")
+        for path in sorted(folder.glob(f"{masks}-*.json")):
+            file = path.with_suffix(".onnx")
+            converted = onnx.load(file) if file.exists() else None
+            rows.append({**artifacts.read_json(path), **judged(source, converted, theirs.feeds, theirs.reference)})
+        rows += own_rows(masks)
+    evidence.save(output, {**head, "rows": rows})
 
 
 def main(words: Sequence[str] | None = None) -> None:
