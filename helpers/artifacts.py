@@ -8,10 +8,12 @@ its size and its SHA-256), and makes the artifact again when any of them no long
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -30,6 +32,7 @@ __all__ = [
     "is_current",
     "lock",
     "make",
+    "module_sources",
     "read_json",
     "read_regular",
     "recorded_inputs",
@@ -226,6 +229,35 @@ def sha256_file(path: Path) -> str:
 def file_input(path: Path) -> str:
     """A file as a recorded input: its content counts, its name and date do not."""
     return f"sha256:{sha256_file(path)}"
+
+
+# What an error, a patch, a path or an artifact is does not change what is computed.
+_WITHOUT_EFFECT = ("helpers.artifacts", "helpers.errors", "helpers.paths", "patches._base")
+
+
+def module_sources(name: str) -> dict[str, str]:
+    """A module of this project and those of the project that it imports, at any depth and anywhere in them, each as
+    :func:`file_input` has it, by module name."""
+    found: dict[str, str] = {}
+    waiting = [name]
+    while waiting:
+        module = waiting.pop()
+        if module in found or module in _WITHOUT_EFFECT or module.split(".")[0] not in ("helpers", "patches"):
+            continue
+        try:
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError:  # a name in a module, not a module
+            continue
+        if spec is None or spec.origin is None:
+            continue
+        found[module] = file_input(Path(spec.origin))
+        for node in ast.walk(ast.parse(Path(spec.origin).read_text())):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                source = importlib.util.resolve_name("." * node.level + (node.module or ""), spec.parent)
+                waiting += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def _record_path(path: Path) -> Path:

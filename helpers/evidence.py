@@ -36,6 +36,8 @@ SCHEMA: dict[str, Any] = {
     },
     "anyOf": [{"required": ["date"]}, {"required": ["recorded"]}],
 }
+#: Where a file counts that git does not know: what is in these folders is run.
+_RUN = ("helpers", "patches", "plugins", "scripts")
 _HEAD = ("what", "date", "commit", "command", "machine")
 
 
@@ -44,8 +46,8 @@ class EvidenceError(CourseError):
 
 
 def commit(root: Path = paths.REPO_ROOT) -> str | None:
-    """The commit of the repository's files, followed by " with changes" if tracked files differ from it; None where
-    there is no git or no repository (a copy of the files).
+    """The commit of the repository's files, followed by " with changes" if tracked files differ from it, or files
+    that are run are not in it; None where there is no git or no repository (a copy of the files).
     """
 
     def git(*words: str) -> str:
@@ -55,7 +57,9 @@ def commit(root: Path = paths.REPO_ROOT) -> str | None:
         # An enclosing repository's commit says nothing about this copy.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != Path(root).resolve():
             return None
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        changed = git("status", "--porcelain", "--untracked-files=no") or git(
+            "ls-files", "--others", "--exclude-standard", "--", *_RUN
+        )
         return git("rev-parse", "HEAD") + (" with changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

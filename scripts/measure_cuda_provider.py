@@ -10,7 +10,7 @@ no patch of an NMS, and in float16 what is computed for an NMS alone stays in FP
 the graphs, their weights (each once), the resized demo pictures (``inputs.npz``) and what the plain lean graph finds in
 FP32 on this CPU (``expected.npz``) into a folder; SHA256SUMS names them all.
 
-The second needs numpy, onnx, onnxruntime-gpu and this file, no mmdet and nothing else of the course:
+The second needs numpy, onnx, onnxruntime-gpu and a copy of this repository, no mmdet and no PyTorch:
 
     pip install numpy onnx onnxruntime-gpu[cuda,cudnn]
 
@@ -23,11 +23,8 @@ from __future__ import annotations
 
 import argparse
 import collections
-import datetime
 import hashlib
 import json
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -37,10 +34,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
+
+from helpers import evidence
 
 Array = npt.NDArray[Any]
 OUTPUTS = ("dets", "labels", "masks")
@@ -114,7 +115,7 @@ def write_graph(path: Path, model: onnx.ModelProto) -> None:
 
 def prepare(folder: Path, options: Any) -> None:
     """Write graphs, pictures, expected outputs and sums into ``folder``."""
-    from helpers import artifacts, evidence, paths
+    from helpers import artifacts, paths
     from helpers.detector.preprocess import denormalise, read_picture
     from helpers.detector.preprocess import prepare as prepared
 
@@ -323,34 +324,18 @@ def earlier_rows(path: Path, commit: str | None, machine: dict[str, Any]) -> lis
 def run(folder: Path, options: Any) -> None:
     about, inputs, expected = read(folder)
     paths = [path for path in sorted(folder.glob("*.onnx")) if not options.graphs or path.stem in options.graphs]
-    machine = {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "gpu": gpu_name(),
-        "onnxruntime": ort.__version__,
-        "device": options.device,
-    }
-    rows = earlier_rows(options.output, about["commit"], machine)
+    head = evidence.head(
+        "exported graphs in ONNX Runtime's CUDA provider, TF32 off, outputs left on the GPU; see the script",
+        {"gpu": gpu_name(), "onnxruntime": ort.__version__, "device": options.device},
+        of=about["commit"],
+    )
+    rows = earlier_rows(options.output, head["commit"], head["machine"])
     for path in paths:
         for batch in options.batches:
             rows = [row for row in rows if (row["graph"], row["batch"]) != (path.stem, batch)]
             rows.append(measure(path, batch, inputs, expected, options))
             print(json.dumps(rows[-1]), flush=True)
-    record = {
-        "what": "exported graphs in ONNX Runtime's CUDA provider, TF32 off, outputs left on the GPU; see the script",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": about["commit"],
-        # Of a place on that machine the last part: the rest says nothing elsewhere.
-        "command": shlex.join(
-            ["python", "scripts/measure_cuda_provider.py"]
-            + [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-        ),
-        "machine": machine,
-        "pictures": about["pictures"],
-        "rows": rows,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(record, indent=1) + "\n")
+    evidence.save(options.output, {**head, "pictures": about["pictures"], "rows": rows})
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -370,7 +355,6 @@ def main(words: Sequence[str] | None = None) -> None:
     second.add_argument("--graphs", nargs="+", help="some graphs only, by file name without .onnx")
     options = parser.parse_args(words)
     if options.step == "prepare":
-        sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
         prepare(options.folder, options)
     else:
         run(options.folder, options)

@@ -34,7 +34,7 @@ import torch
 from helpers import artifacts, evidence, paths
 from helpers.compare.parity import Tolerance, compare
 from helpers.detector.inference import detect_prepared
-from helpers.detector.models import build_random_detector, own_model, preprocessing_of, read_config
+from helpers.detector.models import build_architecture, build_random_detector, own_model, preprocessing_of, read_config
 from helpers.detector.preprocess import NetworkInput, prepare, read_picture
 from helpers.errors import CourseError
 from helpers.export import exporter
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 RECORD = paths.EVIDENCE / "models.json"
 SHAPE = (192, 256)
+#: Windows of 7 at a stride of 32 need more than one row of windows, or the window that is shifted is empty.
+SHAPES = {"swin": (256, 320)}
 PROPOSALS, DETECTIONS = 100, 20
 #: Random masks have borders everywhere, and each moves with the last digit of its box. Random features are not smooth
 #: either: a box moved by a thousandth of a pixel changes a score in the fourth digit (seen: 1.2e-4), and a
@@ -140,12 +142,17 @@ def configs_folder() -> Path:
     return Path(str(importlib.metadata.distribution("mmdet").locate_file("mmdet/.mim/configs")))
 
 
-def pictures(detector: BaseDetector) -> list[NetworkInput]:
+def shape_of(config: Path) -> tuple[int, int]:
+    """The input's (height, width) for a config."""
+    return SHAPES.get(config.parent.name, SHAPE)
+
+
+def pictures(detector: BaseDetector, shape: tuple[int, int]) -> list[NetworkInput]:
     """A demo scene and a portrait piece of another, which is padded, prepared as the model wants them."""
     read = [read_picture(paths.DATA / "demo" / f"{name}.jpg") for name in ("crowd", "huge")]
     pieces = (read[0], read[1][:700, 200:650])
     chosen = preprocessing_of(detector)
-    return [prepare(np.ascontiguousarray(piece), SHAPE, chosen) for piece in pieces]
+    return [prepare(np.ascontiguousarray(piece), shape, chosen) for piece in pieces]
 
 
 def lighten(detector: BaseDetector) -> BaseDetector:
@@ -170,12 +177,12 @@ def unsteady(detector: BaseDetector, inputs: list[NetworkInput]) -> list[str]:
     return broken
 
 
-def steadiest(make: Callable[[int], BaseDetector]) -> tuple[int, BaseDetector, list[str]]:
+def steadiest(make: Callable[[int], BaseDetector], shape: tuple[int, int]) -> tuple[int, BaseDetector, list[str]]:
     """(seed, detector, how it is unsteady) of the first draw of weights that is steady, else of the best one."""
     best: tuple[int, BaseDetector, list[str]] | None = None
     for seed in range(DRAWS):
         detector = make(seed)
-        broken = unsteady(detector, pictures(detector))
+        broken = unsteady(detector, pictures(detector, shape))
         if best is None or len(broken) < len(best[2]):
             best = (seed, detector, broken)
         if not broken:
@@ -228,15 +235,16 @@ def batches(runner: OnnxRunner, inputs: list[NetworkInput]) -> dict[str, Any]:
 def measure(config: Path, folder: Path, parts: Collection[str]) -> dict[str, Any]:
     """Those parts of one config's row: what becomes of each flavour, of a batch and of half precision."""
     torch.set_num_threads(1)
-    row: dict[str, Any] = {}
+    shape = shape_of(config)
+    row: dict[str, Any] = {"input": [1, 3, *shape]}
     made: list[BaseDetector] = []
 
     def build() -> dict[str, Any]:
         require_known_type(read_config(config))
-        spec = own_model(config, None, input_shape=SHAPE)
+        spec = own_model(config, None, input_shape=shape)
         first = read_picture(paths.DATA / "demo" / "crowd.jpg")
-        require_supported(build_random_detector(spec, spread=first))
-        seed, detector, broken = steadiest(lambda seed: lighten(build_random_detector(spec, seed, spread=first)))
+        require_supported(build_architecture(spec))
+        seed, detector, broken = steadiest(lambda seed: lighten(build_random_detector(spec, seed, spread=first)), shape)
         made.append(detector)
         found = {"verdict": "built", "detector": type(detector).__name__, "classes": len(detector.CLASSES)}
         return {**found, "seed": seed, "unsteady": broken}
@@ -244,24 +252,24 @@ def measure(config: Path, folder: Path, parts: Collection[str]) -> dict[str, Any
     row["build"] = attempt(build)
     if row["build"]["verdict"] != "built":
         return row
-    detector, inputs = made[0], pictures(made[0])
+    detector, inputs = made[0], pictures(made[0], shape)
 
     def exported(flavour: str, shape: tuple[int, ...], **options: Any) -> OnnxRunner:
         file = exporter.export_onnx(detector, folder / "model.onnx", flavour, input_shape=shape, **options)
         return OnnxRunner(file, threads=1)
 
     def alone(flavour: str) -> dict[str, Any]:
-        return parity(detector, exported(flavour, (1, 3, *SHAPE)), inputs)
+        return parity(detector, exported(flavour, (1, 3, *shape)), inputs)
 
     def many() -> dict[str, Any]:
         options = exporter.dynamic_options()
         options["applied"] = (*options["applied"], *exporter.HALF)
-        runner = exported("standard", (3, 3, *SHAPE), **options)
+        runner = exported("standard", (3, 3, *shape), **options)
         return {**parity(detector, runner, inputs), "batch": batches(runner, inputs)}
 
     def half() -> dict[str, Any]:
         if row["batch"]["verdict"] == "refused":
-            exported("standard", (1, 3, *SHAPE), applied=(*exporter.CORRECT["standard"], *exporter.HALF))
+            exported("standard", (1, 3, *shape), applied=(*exporter.CORRECT["standard"], *exporter.HALF))
         found = hunt(load_onnx(folder / "model.onnx"), detect.feeds(inputs[:1]))
         words = {"sentence": str(found.suspects[0])} if found.suspects else {}
         return {"verdict": "not finite" if found.suspects else "finite", "tensors": found.watched, **words}

@@ -255,3 +255,29 @@ def test_errors_survive_the_way_between_processes():
     error = pickle.loads(pickle.dumps(DiskSpaceError("the disk is full", "free some space")))
     assert isinstance(error, CourseError)
     assert str(error) == "the disk is full: free some space."
+
+
+def test_a_modules_sources_are_its_own_and_those_that_it_imports_in_any_way(tmp_path, monkeypatch):
+    import patches
+
+    monkeypatch.setattr(patches, "__path__", [*patches.__path__, str(tmp_path)])
+    texts = {
+        "first": "import json, patches.second as other\nfrom patches import third",
+        "second": "def late():\n    import helpers.operators.limits",
+        "third": "from .fourth import VALUE",
+        "fourth": "VALUE = 1",
+        "fifth": "import patches.first",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+
+    def sources():
+        return artifacts.module_sources("patches.first")
+
+    before = sources()
+    own = {name for name in before if (tmp_path / f"{name.removeprefix('patches.')}.py").is_file()}
+    assert own == {"patches.first", "patches.second", "patches.third", "patches.fourth"}
+    assert "helpers.operators.limits" in before
+    assert not {"json", "patches.fourth.VALUE"} & set(before)
+    (tmp_path / "fourth.py").write_text("VALUE = 2")
+    assert {name for name in before if sources()[name] != before[name]} == {"patches.fourth"}

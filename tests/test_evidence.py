@@ -51,6 +51,17 @@ def test_the_commit_is_marked_where_files_were_changed(tmp_path):
     assert len(clean) == 40
     (tmp_path / "file").write_text("two")
     assert evidence.commit(tmp_path) == f"{clean} with changes"
+    (tmp_path / "file").write_text("one")
+    (tmp_path / "notes").write_text("a file that nothing runs")
+    assert evidence.commit(tmp_path) == clean
+    for folder in ("helpers", "patches", "plugins", "scripts"):
+        new = tmp_path / folder / "inner" / "new.py"
+        new.parent.mkdir(parents=True)
+        new.touch()
+        assert evidence.commit(tmp_path) == f"{clean} with changes", folder
+        (tmp_path / ".gitignore").write_text(f"{folder}\n")
+        assert evidence.commit(tmp_path) == clean, "what is ignored is made"
+        new.unlink()
     (tmp_path / "inner").mkdir()
     assert evidence.commit(tmp_path / "inner") is None, "a copy in another repository"
 

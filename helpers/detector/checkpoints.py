@@ -137,7 +137,7 @@ def load_state(detector: nn.Module, state: Mapping[str, torch.Tensor], source: s
     ]
     if words:
         raise CheckpointError(
-            f"{source} has not the weights of this config: of {len(own)} keys {'; '.join(words)}",
+            f"{source} does not have the weights of this config: of {len(own)} keys {'; '.join(words)}",
             "name a checkpoint of this model, or the config it was trained with",
         )
     detector.load_state_dict(dict(state), strict=False)

@@ -15,7 +15,7 @@ import torch
 from helpers import artifacts
 from helpers.detector.detections import Detections
 from helpers.detector.evaluation import EvaluationSet, coco_results, with_progress
-from helpers.detector.models import preprocessing_of, weights_digest
+from helpers.detector.models import inside_the_model, preprocessing_of, weights_digest
 from helpers.detector.preprocess import NetworkInput, prepare, read_picture
 from helpers.errors import CourseError
 
@@ -38,10 +38,13 @@ def detect_prepared(detector: BaseDetector, prepared: NetworkInput, *, rescale: 
 
     ``rescale`` True gives boxes and masks in the picture's own pixels, False in those of the network's input (masks
     then cover the resized picture, without the padding). A detector without a mask head gives masks of no pixels.
+
+    Raises:
+        helpers.detector.models.InferenceError: a module stops, for want of an implementation on this device, say.
     """
     device = next(detector.parameters()).device
     tensor = torch.from_numpy(prepared.tensor).to(device)
-    with torch.no_grad():
+    with torch.no_grad(), inside_the_model():
         result = detector(return_loss=False, rescale=rescale, img=[tensor], img_metas=[[prepared.meta()]])[0]
     return Detections.from_mmdet(result, prepared.picture_shape if rescale else prepared.resized_shape)
 

@@ -10,6 +10,7 @@ their errors come at once.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import logging
@@ -17,7 +18,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,11 +51,14 @@ __all__ = [
     "MODEL_NAMES",
     "CheckpointError",
     "ConfigError",
+    "InferenceError",
     "ModelSpec",
     "UnknownModelError",
+    "build_architecture",
     "build_random_detector",
     "current_model_name",
     "download_checkpoint",
+    "inside_the_model",
     "lighten",
     "load_config",
     "load_detector",
@@ -74,6 +78,10 @@ INPUT_SHAPE = (1, 3, INPUT_HEIGHT, INPUT_WIDTH)
 
 class UnknownModelError(CourseError):
     """The name is not one of :data:`MODEL_NAMES`."""
+
+
+class InferenceError(CourseError):
+    """PyTorch stops inside the model."""
 
 
 class ConfigError(CourseError):
@@ -357,12 +365,18 @@ def load_detector(
             f"{spec.checkpoint} was trained with another config than {spec.config.name}: {words[0]}{more}",
             "name the config that it was trained with",
         )
-    detector = _build(spec, content.get("meta"))
+    detector = build_architecture(spec, content.get("meta"))
     load_state(detector, weights_of(content), str(spec.checkpoint))
     return detector.to(device).eval()
 
 
-def _build(model: str | ModelSpec | None, meta: Any = None) -> BaseDetector:
+def build_architecture(model: str | ModelSpec | None = None, meta: Any = None) -> BaseDetector:
+    """The detector that a config describes, with whatever weights its modules' constructors draw. ``meta``: of a
+    checkpoint, for its class names.
+
+    Raises:
+        ConfigError: the config is unreadable, or its model cannot be built.
+    """
     from mmdet.models import build_detector
 
     spec = _resolved(model)
@@ -446,7 +460,7 @@ def build_random_detector(
     state = torch.random.get_rng_state()
     try:
         torch.manual_seed(seed)
-        detector = _build(model)
+        detector = build_architecture(model)
         logging.disable(logging.INFO)  # mmcv logs a paragraph for every weight
         if spread is not None:
             # From what the modules' constructors drew: init_weights draws it all again, and zeros where training starts
@@ -466,6 +480,25 @@ def build_random_detector(
     return detector.eval()
 
 
+@contextlib.contextmanager
+def inside_the_model() -> Iterator[None]:
+    """Where a detector's modules run: what PyTorch and mmcv raise there becomes an error of the course.
+
+    Raises:
+        InferenceError: a module stops, for want of an implementation on this device, say.
+        MemoryError: there is not enough of it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if "allocate memory" in reason:
+            raise MemoryError(reason) from error
+        raise InferenceError(
+            f"PyTorch stops inside the model ({reason})", "take a model that mmdet itself runs on this device"
+        ) from error
+
+
 def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> None:
     """Scale a two-stage detector's random weights, in place, so that on a prepared picture (1, 3, H, W) it behaves as a
     trained one does: its batch norms normalise, scores spread over (0, 1), proposals and boxes move by a part of their
@@ -478,6 +511,10 @@ def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> N
     tensor = torch.from_numpy(picture)
     norms = [module for module in detector.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     handles = []
+
+    def learn(norm: torch.nn.Module, arguments: Any) -> None:
+        # One value a channel (in an attention over channels, say) has no deviation to normalise by.
+        norm.train(arguments[0].numel() > arguments[0].shape[1])
 
     def scale_to(layer: torch.nn.Module, deviation: float, bias: float) -> None:
         def hook(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
@@ -498,17 +535,20 @@ def spread_scores(detector: BaseDetector, picture: npt.NDArray[np.float32]) -> N
         handle.remove()
         return max(1e-12, *found)
 
-    with torch.no_grad():
+    with torch.no_grad(), inside_the_model():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # of all that is seen, one picture
-            norm.train()
+        seeing = [norm.register_forward_pre_hook(learn) for norm in norms]
         detector.extract_feat(tensor)
+        for handle in seeing:
+            handle.remove()
         detector.eval()
         levels = detector.extract_feat(tensor)
         for layer, deviation in ((detector.rpn_head.rpn_cls, 2.0), (detector.rpn_head.rpn_reg, 0.3)):
             layer.weight.mul_(deviation / widest(layer, levels))
-            layer.bias.zero_()
+            if layer.bias is not None:
+                layer.bias.zero_()
         for name, module in detector.roi_head.named_modules():
             last = name.rpartition(".")[2]
             if last in ("fc_cls", "fc_reg"):

@@ -154,7 +154,8 @@ def read_picture(path: Path | str) -> npt.NDArray[np.uint8]:
 
     Raises:
         ImageError: there is no such file, it is not a picture that OpenCV can decode (one of more than 2**30 pixels is
-            none), it has no pixels, or it holds values of 12 bits or fewer in 16, which would read as almost black.
+            none), it has no pixels, or it has 16 bits a value and none above a quarter of their range. A camera's
+            12 or 14 bits, which would read as far too dark, cannot be told from a dark picture there.
     """
     path = Path(path)
     try:
@@ -166,14 +167,14 @@ def read_picture(path: Path | str) -> npt.NDArray[np.uint8]:
     picture = _decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if picture.dtype == np.uint16 and 0 < picture.max() < _FAINT:
         raise ImageError(
-            f"{path} has 16 bits a value and none above {picture.max()}, and would read as almost black",
+            f"{path} has 16 bits a value and none above {picture.max()}: with 12 or 14 bits it would read as too dark",
             "scale its values to 0 to 65535, or save it with 8 bits",
         )
     return np.asarray(picture if picture.dtype == np.uint8 else _decode(path, data, cv2.IMREAD_COLOR), np.uint8)
 
 
-# Values of 12 bits.
-_FAINT = 1 << 12
+# Values of 14 bits.
+_FAINT = 1 << 14
 
 
 def _decode(path: Path, data: npt.NDArray[np.uint8], form: int) -> npt.NDArray[Any]:

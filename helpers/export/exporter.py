@@ -17,18 +17,16 @@ inference computes. Both are choices of the caller, so that the broken export ca
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import sys
 import unittest.mock
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -82,7 +80,7 @@ __all__ = [
 ]
 
 # Raised when this module changes what it writes, so that files made by an older version are made again.
-_FORMAT = 6
+_FORMAT = 7
 
 
 class UnknownFlavourError(CourseError):
@@ -279,7 +277,7 @@ def export_onnx(
     dynamic_axes: dict[str, dict[int, str]] | None = None,
     masks: Literal["full", "lean"] = "full",
     simplify: bool = True,
-    probe: NetworkInput | None = None,
+    probes: Iterable[NetworkInput] | None = None,
 ) -> Path:
     """Export a detector to ``path``, whole or not at all.
 
@@ -287,8 +285,8 @@ def export_onnx(
     W). ``dynamic_axes`` is torch's; without it every shape is fixed. Each node's ``doc_string`` tells where it comes
     from; see :func:`origin`.
 
-    probe: a prepared picture, on which ONNX Runtime runs the graph before and after simplification: both must find the
-    same. Without it, simplification is trusted.
+    probes: prepared pictures, on which ONNX Runtime runs the graph before and after simplification, up to the first in
+    which there is something: both must find the same. Without them, simplification is trusted.
 
     masks: "full", pasted into the input; "lean", as the mask head computes them, (N, 100, 28, 28) float32 probabilities
     of the detected class, 0 in rows that are no detection, for :mod:`helpers.detector.paste` (the patch :data:`LEAN`).
@@ -297,8 +295,9 @@ def export_onnx(
         UnknownFlavourError: no such flavour, or an opset that it cannot be written in.
         helpers.export.settings.UnsupportedSettingError: the export would not do what a setting says. Comes first.
         helpers.graph.frozen_batch.BatchCheckError: the batch was to be dynamic, and a node holds that of the tracing.
-        ExportError: torch or onnxsim failed; the cause is chained. Or lean masks are asked of a detector that has none,
-            or whose config sets another threshold than the one that they are pasted at.
+        ExportError: torch or onnxsim failed; the cause is chained. Or nothing is found in the probes. Or lean masks are
+            asked of a detector that has none, or whose config sets another threshold than the one that they are pasted
+            at.
         patches.UnknownPatchError, patches.PatchStateError: about ``applied``.
     """
     chosen = _flavour(flavour, opset)
@@ -332,8 +331,8 @@ def export_onnx(
         if simplify:
             steps.set_postfix_str("simplifying")
             traced, model = model, _simplified(model)
-            if probe is not None:
-                _require_same(traced, model, probe)
+            if probes is not None:
+                _require_same(traced, model, probes)
             steps.update()
             _require_free_batch(model, traced_batch, modules)
         if dynamic_axes is None or _only_batch(dynamic_axes):
@@ -412,20 +411,38 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
             simplified, _ = onnxsim.simplify(model, check_n=0)
     except Exception as error:
         raise ExportError("onnxsim failed on the exported graph", "export with simplify=False") from error
+    if next(one.version for one in simplified.opset_import if one.domain == "") >= 14:
+        for node in simplified.graph.node:
+            # torch writes this attribute, onnxsim's own Reshapes leave it to its default: TensorRT 8.4.1 stops there.
+            if node.op_type == "Reshape" and not node.attribute:
+                node.attribute.append(onnx.helper.make_attribute("allowzero", 0))
     return simplified
 
 
-def _require_same(traced: onnx.ModelProto, simplified: onnx.ModelProto, probe: NetworkInput) -> None:
-    """Both graphs find the same objects of score 0.3 and more in a picture: their number and labels, scores within
-    0.001, corners within half an input pixel, each mask but for two values or one in a hundred of those set. (Below,
-    two of nearly the same score may change places.) A traced graph that ONNX Runtime cannot run is not checked.
+def _require_same(traced: onnx.ModelProto, simplified: onnx.ModelProto, probes: Iterable[NetworkInput]) -> None:
+    """Both graphs find the same objects of score 0.3 and more in the pictures, up to the first that has any, for a
+    picture without says little: their number and labels, scores within 0.001, corners within half an input pixel, each
+    mask but for two values or one in a hundred of those set. (Below, two of nearly the same score may change places.) A
+    traced graph that ONNX Runtime cannot run is not checked.
     """
+    for probe in probes:
+        sure = _same_on(traced, simplified, probe)
+        if sure is None or sure > 0:
+            return
+    raise ExportError(
+        "the pictures that simplification is checked on have no object that the traced graph is sure of",
+        "check it on others (probes), or export with simplify=False",
+    )
+
+
+def _same_on(traced: onnx.ModelProto, simplified: onnx.ModelProto, probe: NetworkInput) -> int | None:
+    """How many objects both find; None where the traced graph does not run."""
     size = traced.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     given = {name: np.repeat(array, max(size, 1), axis=0) for name, array in detect.feeds([probe]).items()}
     try:
         first = OnnxRunner(traced).run(given)
     except RunnerError:
-        return
+        return None
     try:
         second = OnnxRunner(simplified).run(given)
     except RunnerError as error:
@@ -438,6 +455,7 @@ def _require_same(traced: onnx.ModelProto, simplified: onnx.ModelProto, probe: N
     )
     if not same or not np.array_equal(first["labels"][sure], second["labels"][sure]):
         raise ExportError("the simplified graph computes something else", "export with simplify=False")
+    return int(sure.sum())
 
 
 def _near(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> bool:
@@ -531,31 +549,10 @@ def _told(value: Any) -> str:
     return repr(value.tolist() if isinstance(value, torch.Tensor) else value)
 
 
-def module_sources(name: str) -> dict[str, str]:
-    """The source of a module of this project and of those that it imports from the project, by module name."""
-    found: dict[str, str] = {}
-    waiting = [name]
-    while waiting:
-        module = waiting.pop()
-        # What a patch is, and what an error is, does not change a graph.
-        if module in found or module in ("patches._base", "helpers.errors"):
-            continue
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            continue
-        found[module] = Path(spec.origin).read_text()
-        for node in ast.walk(ast.parse(found[module])):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("patches", "helpers"):
-                inside = importlib.util.find_spec(node.module or "")
-                waiting.append(node.module or "")
-                if inside is not None and inside.submodule_search_locations:
-                    waiting += [f"{node.module}.{alias.name}" for alias in node.names]
-    return found
-
-
 def export_inputs(detector: BaseDetector, flavour: str, applied: Sequence[str], **options: Any) -> dict[str, Any]:
     """Everything that an exported file depends on, for :func:`helpers.artifacts.make`."""
-    text = json.dumps([[list(patches.load(name).sources()), module_sources(f"patches.{name}")] for name in applied])
+    modules = [artifacts.module_sources(f"patches.{name}") for name in applied]
+    text = json.dumps([[list(patches.load(name).sources()), of] for name, of in zip(applied, modules, strict=True)])
     return {
         "format": _FORMAT,
         "flavour": flavour,
@@ -581,21 +578,21 @@ def make_onnx(
     """The exported file ``build/<model>/<flavour>[-label].onnx``, made if it is not there or no longer current.
 
     ``label`` tells apart files made with other patches or options. ``detector`` saves loading it when the caller has
-    it. Simplification is checked on a demo picture for the ``standard`` file without a label, with which all others are
-    compared: the check takes longer than the export, with mmcv's RoIAlign in Python much longer. Other arguments are
-    those of :func:`export_onnx`, which see for the errors.
+    it. Simplification is checked on the demo pictures for the ``standard`` file without a label, with which all others
+    are compared: the check takes longer than the export, with mmcv's RoIAlign in Python much longer. Other arguments
+    are those of :func:`export_onnx`, which see for the errors.
     """
     _flavour(flavour, options.get("opset"))
     detector = detector or load_detector(model_name)
     names = _chosen(flavour, applied, options.get("masks", "full"))
 
     def build(temporary: Path) -> None:
-        probe = None
+        probes = None
         if not label and flavour == "standard":
             height, width = options.get("input_shape", INPUT_SHAPE)[2:]
-            picture = read_picture(DATA / "demo" / "crowd.jpg")
-            probe = prepare(picture, (height, width), preprocessing_of(detector))
-        export_onnx(detector, temporary, flavour, applied=names, probe=probe, **options)
+            pictures = map(read_picture, sorted((DATA / "demo").glob("*.jpg")))
+            probes = (prepare(picture, (height, width), preprocessing_of(detector)) for picture in pictures)
+        export_onnx(detector, temporary, flavour, applied=names, probes=probes, **options)
 
     path = build_dir(model_name) / f"{flavour}{'-' if label else ''}{label}.onnx"
     return artifacts.make(

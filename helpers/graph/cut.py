@@ -91,12 +91,7 @@ def check_feeds(model: onnx.ModelProto | GraphIndex, feeds: Mapping[str, Array])
     Raises:
         GraphInputError: an input is missing, or has another type or shape.
     """
-    wanted: dict[str, tuple[npt.DTypeLike | None, list[int] | None]] = {}
-    for name, value in GraphIndex.of(model).inputs.items():
-        kind = value.type.tensor_type
-        shape = [dim.dim_value for dim in kind.shape.dim] if kind.HasField("shape") else None
-        wanted[name] = (onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else None, shape)
-    return checked_feeds("the graph", wanted, feeds)
+    return checked_feeds("the graph", GraphIndex.of(model).declared(), feeds)
 
 
 def run_graph(

@@ -74,6 +74,17 @@ class GraphIndex:
         names = {domain, "ai.onnx"} if domain == "" else {domain}
         return next((entry.version for entry in self.model.opset_import if entry.domain in names), 0)
 
+    def declared(self) -> dict[str, tuple[np.dtype[Any] | None, tuple[int | str, ...] | None]]:
+        """Of each input the type and shape, None for what the graph does not say (or numpy has no type of its own
+        for); in a shape a name or -1 is free."""
+        found: dict[str, tuple[np.dtype[Any] | None, tuple[int | str, ...] | None]] = {}
+        for name, value in self.inputs.items():
+            kind = value.type.tensor_type
+            known = kind.elem_type not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
+            shape = tuple(d.dim_param or d.dim_value or -1 for d in kind.shape.dim) if kind.HasField("shape") else None
+            found[name] = (onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if known else None, shape)
+        return found
+
     @functools.cached_property
     def fixed(self) -> frozenset[str]:
         """All tensors that do not depend on the graph's inputs. What an If or a Loop makes counts as dependent."""

@@ -22,25 +22,19 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     InvalidProtobuf,
     RuntimeException,
 )
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoImplementation
 
+from helpers.compat import ensure_torchvision
 from helpers.graph.file import load_onnx
+from helpers.graph.index import GraphIndex
 from helpers.graph.runner import Arrays, RunnerError, checked_feeds, checked_outputs
 from helpers.operators import library as plugin_library
 from helpers.operators.limits import FAR_ROI
 
 __all__ = ["OnnxRunner", "open_session", "owned", "run_session"]
 
-
-# As ONNX Runtime writes the types of inputs; others are left to it.
-_NUMPY_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
+# What ONNX Runtime raises of a graph, and of a result that numpy has no type for. They have no base of their own.
+_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoImplementation, RuntimeException, RuntimeError)
 
 
 class OnnxRunner:
@@ -53,22 +47,23 @@ class OnnxRunner:
     Of the domain ``mmcv``, RoIAlign is computed in Python by mmcv's own function, through onnxruntime-extensions, whose
     operators live in the domain ``ai.onnx.contrib``; grid_sampler by ONNX Runtime's operator of the same arithmetic;
     MultiLevelRoIAlign (:func:`helpers.tensorrt.plugin_graph.one_roi_align_per_head`) by our own host library. The nodes
-    are renamed in the copy that is run. RoIs that mmcv's function stops at, which would end the process, are left out
-    of it: one that is not finite gives NaN features, one beyond :data:`FAR_ROI` or the wrong way round zeros.
+    are renamed in the copy that is run. RoIs that mmcv's function stops at, which would end the process, or for which
+    it reads outside of the features, are left out of it: one of a picture outside of the batch gives zeros, as in our
+    plugin; one that is not finite NaN features; one beyond :data:`FAR_ROI` or the wrong way round zeros.
 
     Raises:
         helpers.graph.file.OnnxFileError: the file is missing or truncated.
         helpers.operators.library.PluginBuildError: the graph has MultiLevelRoIAlign, and there is no C++ compiler.
-        RunnerError: ONNX Runtime refuses the graph.
+        RunnerError: ONNX Runtime refuses the graph, or the graph has RoIAlign, and there is no mmcv.
     """
 
     def __init__(self, model: Path | str | onnx.ModelProto, *, optimise: bool = True, threads: int = 0) -> None:
         self.name = "the graph in memory" if isinstance(model, onnx.ModelProto) else str(model)
         graph = model if isinstance(model, onnx.ModelProto) else load_onnx(Path(model))
         self.session = open_session(graph, optimise=optimise, threads=threads, name=self.name)
-        self.input_shapes = {value.name: tuple(value.shape) for value in self.session.get_inputs()}
+        self._wanted = GraphIndex(graph).declared()
+        self.input_shapes = {name: shape for name, (_, shape) in self._wanted.items() if shape is not None}
         self.output_names = tuple(output.name for output in self.session.get_outputs())
-        self._types = {value.name: _NUMPY_TYPES.get(value.type) for value in self.session.get_inputs()}
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None) -> Arrays:
         """As :meth:`helpers.graph.runner.Runner.run`.
@@ -78,8 +73,7 @@ class OnnxRunner:
             helpers.graph.runner.RunnerError: a node stops the run.
         """
         wanted = checked_outputs(self.name, self.output_names, outputs)
-        kinds = {name: (self._types[name], shape) for name, shape in self.input_shapes.items()}
-        return owned(run_session(self.session, wanted, checked_feeds(self.name, kinds, feeds)))
+        return owned(run_session(self.session, wanted, checked_feeds(self.name, self._wanted, feeds)))
 
 
 def open_session(
@@ -95,7 +89,7 @@ def open_session(
     in_order: run the nodes in the order of the file, so that who adds nodes decides how long a tensor is kept for them.
 
     Raises:
-        RunnerError: ONNX Runtime refuses the graph.
+        RunnerError: as for :class:`OnnxRunner`.
         helpers.operators.library.PluginBuildError: as for :class:`OnnxRunner`.
     """
     options = ort.SessionOptions()
@@ -110,11 +104,13 @@ def open_session(
         if any(node.op_type == "MultiLevelRoIAlign" for node in graph.graph.node):
             # Here, where its error can be raised: from within ONNX Runtime it would end the process.
             plugin_library.build_host_library()
+        if any(node.op_type == "MMCVRoiAlign" for node in graph.graph.node):
+            _mmcv_roi_align()
         options.register_custom_ops_library(_python_operators())
         graph = _runnable(graph)
     try:
         return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except (Fail, InvalidGraph, InvalidProtobuf, InvalidArgument, RuntimeError) as error:
+    except _ERRORS as error:
         first_line = str(error).splitlines()[0]
         if unknown := re.search(r"(\S+?):(\w+)\(-?\d+\) is not a registered function/op", str(error)):
             raise RunnerError(
@@ -133,11 +129,12 @@ def run_session(
 
     Raises:
         RunnerError: a node cannot compute with these values (shapes that do not fit each other, say), or an output is
-            no tensor.
+            no tensor, or one of a type that numpy has not.
     """
     try:
-        results = dict(zip(outputs, session.run(list(outputs), dict(feeds)), strict=True))
-    except (Fail, InvalidArgument, RuntimeException) as error:
+        # An empty list stands for all outputs there.
+        results = dict(zip(outputs, session.run(list(outputs), dict(feeds)) if outputs else (), strict=True))
+    except _ERRORS as error:
         first_line = str(error).splitlines()[0]
         raise RunnerError(f"ONNX Runtime stopped inside the graph ({first_line})", "check the input") from error
     for name, value in results.items():
@@ -202,6 +199,19 @@ _PADDING = ("zeros", "border", "reflection")
 
 
 @functools.cache
+def _mmcv_roi_align() -> Any:
+    ensure_torchvision()
+    try:
+        from mmcv.ops import roi_align
+    except ImportError as error:
+        raise RunnerError(
+            "there is no mmcv here, which computes MMCVRoiAlign",
+            "set the course's environment up, or use a graph of the standard flavour",
+        ) from error
+    return roi_align
+
+
+@functools.cache
 def _python_operators() -> str:
     """Define mmcv's operators for onnxruntime-extensions, once in a process; returns the library to register."""
     from onnxruntime_extensions import PyCustomOpDef, get_library_path, onnx_op
@@ -223,18 +233,18 @@ def _python_operators() -> str:
     )
     def roi_align(features: Any, rois: Any, **attributes: Any) -> Any:
         import torch
-        from mmcv.ops import roi_align as mmcv_roi_align
 
         features, rois = np.asarray(features), np.asarray(rois)
         size = (int(attributes["output_height"]), int(attributes["output_width"]))
         corners = rois[:, 1:].reshape(-1, 2, 2)
-        # False for NaN.
-        good = (np.abs(corners) < FAR_ROI).all(axis=(1, 2))
+        # Both are False for NaN. The former is as plugins/roi_align/roi_align_math.h has it.
+        of_batch = (rois[:, 0] > -1) & (rois[:, 0] < len(features))
+        good = of_batch & (np.abs(corners) < FAR_ROI).all(axis=(1, 2))
         if attributes["aligned"]:
             good &= (corners[:, 0] <= corners[:, 1]).all(axis=1)
         result = np.zeros((len(rois), features.shape[1], *size), np.float32)
-        result[~np.isfinite(corners).all(axis=(1, 2))] = np.nan
-        result[good] = mmcv_roi_align(
+        result[of_batch & ~np.isfinite(corners).all(axis=(1, 2))] = np.nan
+        result[good] = _mmcv_roi_align()(
             torch.from_numpy(features),
             torch.from_numpy(rois[good]),
             size,

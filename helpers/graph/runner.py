@@ -68,8 +68,8 @@ def checked_outputs(who: str, have: Sequence[str], wanted: Sequence[str] | None)
 class Runner(Protocol):
     """A graph ready to run.
 
-    name: for messages. input_shapes: of each input, a dimension that may vary being a name or -1. output_names: what
-    the graph returns, in order.
+    name: for messages. input_shapes: of each input that declares one, a dimension that may vary being a name or -1.
+    output_names: what the graph returns, in order.
     """
 
     @property
@@ -81,6 +81,7 @@ class Runner(Protocol):
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str] | None = None) -> Arrays:
         """The named outputs (all by default) for one array an input; feeds that the graph does not have are left out.
+        The arrays are the caller's own: to change one changes no other run.
 
         Raises:
             GraphInputError: an input is missing or has another shape or type, or an output does not exist.

@@ -13,10 +13,11 @@ are not finite, far outside or the wrong way round get the answers that its docs
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,10 +72,8 @@ class TorchGraph:
             raise TorchGraphError(f"the graph has no node {missing[0]!r} to keep", "take the names from this graph")
         self.device, self.dtype = torch.device(device), dtype
         self.name, self.output_names = "the graph", index.outputs
-        self.input_shapes = {
-            name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
-            for name, value in index.inputs.items()
-        }
+        self._wanted = index.declared()
+        self.input_shapes = {name: shape for name, (_, shape) in self._wanted.items() if shape is not None}
         exact = {tensor.name: self._to_device(numpy_helper.to_array(tensor)) for tensor in index.initializers.values()}
         self._steps = [_step(node, node.name in set(keep) or node.op_type in FP32_ONLY) for node in index.nodes]
         for step in self._steps:
@@ -108,17 +107,22 @@ class TorchGraph:
         result comes as its readers outside get it, rounded, if it has any.
 
         Raises:
-            helpers.graph.runner.GraphInputError: an input is missing or has another shape, or an output is not in the
-                graph.
+            helpers.graph.runner.GraphInputError: an input is missing or has another type or shape, or an output is not
+                in the graph.
+            helpers.graph.runner.RunnerError: PyTorch cannot compute a node, or the device's memory is full.
         """
-        made = [name for step in self._steps for name in step.results]
+        made = (*self.output_names, *(name for step in self._steps for name in step.results))
         wanted = self.output_names if outputs is None else checked_outputs(self.name, made, outputs)
-        kinds = {name: (None, shape) for name, shape in self.input_shapes.items()}
-        values = {name: self._to_device(array) for name, array in checked_feeds(self.name, kinds, feeds).items()}
-        kept_results: dict[str, Tensor] = {}
+        given = checked_feeds(self.name, self._wanted, feeds)
+        with _translated("an input"):
+            values = {name: self._to_device(array) for name, array in given.items()}
+        # An output may be an input or a constant as it is.
+        kept_results = {name: tensor for name, tensor in (self._constants[True] | values).items() if name in wanted}
         with torch.inference_mode():
             for step, dying in zip(self._steps, self._dying, strict=True):
-                for name, tensor in zip(step.results, self._results(step, values), strict=True):
+                with _translated(step.name):
+                    results = dict(zip(step.results, self._results(step, values), strict=True))
+                for name, tensor in results.items():
                     values[name] = tensor
                     if name in wanted:
                         kept_results[name] = tensor
@@ -126,10 +130,12 @@ class TorchGraph:
                         visit(name, self._rounded(tensor) if name in self._read_outside else tensor)
                 for name in dying:
                     values.pop(name, None)
-        return {
-            name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
-            for name, tensor in kept_results.items()
-        }
+        # Copies, for a result may be a constant of the graph, or a part of another result.
+        with _translated("an output"):
+            return {
+                name: tensor.to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True).numpy()
+                for name, tensor in kept_results.items()
+            }
 
     def _results(self, step: _Step, values: Mapping[str, Tensor]) -> Sequence[Tensor]:
         constants = self._constants[step.kept]
@@ -149,6 +155,16 @@ class TorchGraph:
         made = OPERATORS[step.operator](*map(read, step.inputs), **step.attributes)
         results = [made] if isinstance(made, Tensor) else made
         return results if step.kept else [self._rounded(tensor) for tensor in results]
+
+
+@contextlib.contextmanager
+def _translated(where: str) -> Iterator[None]:
+    """PyTorch's errors as the one that every runner raises."""
+    try:
+        yield
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        said = str(error).partition("\n")[0]
+        raise RunnerError(f"PyTorch stopped inside the graph, at {where} ({said})", "check the input") from error
 
 
 @dataclass(frozen=True)
@@ -212,7 +228,7 @@ def hunt(graph: TorchGraph, feeds: Mapping[str, Array], outputs: Sequence[str] =
     """Run the graph and say which float tensors are not finite; ``outputs`` of the same run come along.
 
     Raises:
-        helpers.graph.runner.GraphInputError: as :meth:`TorchGraph.run`.
+        helpers.graph.runner.RunnerError: as :meth:`TorchGraph.run`.
     """
     names: list[str] = []
     flags: list[Tensor] = []

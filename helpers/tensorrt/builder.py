@@ -288,8 +288,8 @@ def make_engine(
     """``build/<model>/<onnx file>-<label>.engine``, the label being the precision unless one is given.
 
     Built if it is not there or anything it depends on has changed: the ONNX file, TensorRT, the GPU, the options, the
-    plugin library (:func:`build_plugin_library` if ``plugins`` is None), and what turns the graph into float16, where
-    that is done. "auto" and the typing that it stands for are the same option.
+    plugin library (:func:`build_plugin_library` if ``plugins`` is None), this module and those that it imports. "auto"
+    and the typing that it stands for are the same option.
 
     Raises:
         what :func:`build_engine` and :func:`load_plugins` raise, and helpers.operators.library.PluginBuildError.
@@ -303,12 +303,8 @@ def make_engine(
         **where,
         "options": asdict(options),
         "plugins": artifacts.file_input(library),
+        "sources": artifacts.module_sources(__name__),
     }
-    if _half_in_graph(options):
-        inputs["float16"] = [
-            artifacts.file_input(paths.REPO_ROOT / "helpers" / "half_precision" / name)
-            for name in ("plan.py", "simulation.py", "rules.py")
-        ]
     folder = paths.build_dir(model_name)
     cache = folder / "tensorrt.timing"
 

@@ -209,6 +209,12 @@ def _attribute(graph: _Graph, node: onnx.NodeProto, rule: dict[str, Any]) -> Jud
         yield f"the attribute {rule['name']} must be {words}", str(value), "export with one of these", None
 
 
+def _written(graph: _Graph, node: onnx.NodeProto, rule: dict[str, Any]) -> Judged:
+    if graph.opset() >= rule["from_opset"] and rule["name"] not in {one.name for one in node.attribute}:
+        limit = f"the attribute {rule['name']} must be written from opset {rule['from_opset']} on, default or not"
+        yield limit, "none", f"set {rule['name']} to its default in the node", None
+
+
 def _shape(graph: _Graph, node: onnx.NodeProto, rule: dict[str, Any]) -> Judged:
     shape = graph.shape(node.input[rule["input"]])
     last = rule.get("last")
@@ -236,6 +242,7 @@ RULES: dict[str, Callable[[_Graph, onnx.NodeProto, dict[str, Any]], Judged]] = {
     "low_threshold": _low_threshold,
     "pictures": _pictures,
     "attribute": _attribute,
+    "written": _written,
     "shape": _shape,
     "linear_scales": _linear_scales,
 }

@@ -37,6 +37,7 @@ __all__ = [
     "column",
     "gaps",
     "graph_figure",
+    "kinds",
     "row",
     "sources",
     "support",
@@ -44,7 +45,8 @@ __all__ = [
 ]
 
 State = Literal["built in", "limited", "plugin", "unknown"]
-VERSIONS = ("8.4", "8.6", "10", "11")
+#: "10.16" is the release that requirements-gpu.txt pins; "10" stands for those before it, read at 10.13 and 10.10.
+VERSIONS = ("8.4", "8.6", "10", "10.16", "11")
 #: Background colours: white paper and black text stay readable on each.
 COLOURS: dict[State, str] = {"built in": "#d9f0d3", "limited": "#fee391", "plugin": "#fc9272", "unknown": "#bdbdbd"}
 _DATA = Path(__file__).resolve().parent / "data" / "tensorrt_operators.json"
@@ -61,7 +63,8 @@ class Row:
     state: "built in", "limited" (known, and the note says what to mind), "plugin" (no importer: a plugin of that name
     must be registered) or "unknown" (not read). conditions: what can be judged on a graph, as the data file has it,
     each with its source. sources: where it was read, ``repository@ref:file:line`` (the name of an importer where the
-    file could be read, but not by line); none for a state that follows from the list of importers alone.
+    file could be read, but not by line; docs/operators.md is documentation); none for a state that follows from the
+    list of importers alone.
     """
 
     state: State
@@ -98,10 +101,34 @@ def _full(source: str) -> str:
     return f"{_data()['repositories'][repository]}:{place}"
 
 
+def kinds() -> dict[str, Counter[str]]:
+    """How many operators of each version were read where: in which parser's code, by line or by importer, or not.
+
+    An operator counts once, with the newest parser that its row names the code of: "10.10, by line", "10.13, by
+    importer", or "11.1, documentation" where no code was read.
+    """
+    found: dict[str, Counter[str]] = {version: Counter() for version in VERSIONS}
+    ages = [name for name in _data()["repositories"] if name.startswith("parser-")]
+    for rows in _data()["operators"].values():
+        for version, one in rows.items():
+            places = [source.split(":") for source in one["sources"] if source.startswith("parser-")]
+            # The importers and what stands for them; a helper's or a checker's file would hide an importer not read.
+            code = [place for place in places if "importers.cpp" in place[1].lower()]
+            parser, _, at = max(code or places, key=lambda place: ages.index(place[0]))
+            how = "documentation" if not code else "by line" if at.isdigit() else "by importer"
+            found[version][f"{parser.removeprefix('parser-')}, {how}"] += 1
+    return found
+
+
 def sources() -> dict[str, str]:
-    """Where the facts about each version come from."""
+    """Where the facts about each version come from, and how many operators were read where."""
+    counts = {
+        version: ", ".join(f"{count} at {kind}" for kind, count in sorted(found.items()))
+        for version, found in kinds().items()
+    }
     return {
-        version: f"TensorRT {read['release']}: parser {read['parser']}; plugins and headers {read['library']}"
+        version: f"TensorRT {read['release']}: parser {read['parser']}; plugins and headers {read['library']}; "
+        f"operators: {counts[version]}"
         for version, read in _data()["columns"].items()
     }
 
@@ -112,14 +139,14 @@ def behaviours() -> list[dict[str, Any]]:
 
 
 def column(version: str) -> str:
-    """The column for a release, such as "10" for ``"10.13.0.35"`` and "8.4" for ``"8.4.1.5"``.
+    """The column for a release, such as "10" for ``"10.13.0.35"`` and "10.16" for ``"10.16.1.11"``.
 
     Raises:
         UnknownVersionError: no release of that kind was read.
     """
-    for name in VERSIONS:
-        if version == name or version.startswith(f"{name}."):
-            return name
+    fitting = [name for name in VERSIONS if version == name or version.startswith(f"{name}.")]
+    if fitting:
+        return max(fitting, key=len)
     raise UnknownVersionError(
         f"there is no table for TensorRT {version!r}", f"use one of: {', '.join(VERSIONS)}, or a release of those"
     )
@@ -148,8 +175,8 @@ def row(domain: str, operator: str, version: str) -> Row:
     """
     version = column(version)
     found = _data()["operators"].get(operator, {}).get(version)
-    foreign = domain not in ("", "ai.onnx")
-    if found is not None and not (foreign and found["state"] == "plugin"):
+    if found is not None:
+        foreign = domain not in ("", "ai.onnx") and found["state"] != "plugin"
         ignored = "the parser does not read the domain and imports ONNX's operator of that name" if foreign else ""
         return Row(
             found["state"],

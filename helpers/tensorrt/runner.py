@@ -128,18 +128,20 @@ class TensorRTRunner:
                     free.append(lane)
                 lane = free.popleft()
                 waiting.append(lane)
-                lane.start(inputs)
+                with lane.translated():
+                    lane.start(inputs)
             while waiting:
                 yield self._result(waiting.popleft(), copy)
         finally:
             # After an error: nothing may still write into buffers that the next run uses.
             for lane in waiting:
-                with contextlib.suppress(EngineRunError):
+                with contextlib.suppress(EngineRunError), lane.translated():
                     lane.wait()
 
     def _result(self, lane: _Lane, copy: bool) -> Arrays:
-        outputs = lane.finish()
-        self.engine_ms = lane.engine_ms()
+        with lane.translated():
+            outputs = lane.finish()
+            self.engine_ms = lane.engine_ms()
         return {name: array.copy() for name, array in outputs.items()} if copy else outputs
 
     def detect_many(self, batches: Sequence[Sequence[NetworkInput]]) -> Iterator[list[Detections]]:
@@ -215,7 +217,14 @@ class _Lane:
     def pinned(self, name: str, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         held = self.host.get(name)
         if held is None or held.shape != tuple(shape) or held.dtype != np.dtype(dtype):
-            held = self.host[name] = self.cuda.pagelocked_empty(tuple(shape), np.dtype(dtype))
+            self.host.pop(name, None)
+            try:
+                held = self.host[name] = self.cuda.pagelocked_empty(tuple(shape), np.dtype(dtype))
+            except self.cuda.MemoryError as error:
+                raise EngineRunError(
+                    f"no memory of the host for {name} ({list(shape)} {np.dtype(dtype)}) that a GPU can copy from",
+                    "use a smaller batch or fewer lanes",
+                ) from error
         return held
 
     #: The engine's outputs, in its order.
@@ -244,13 +253,18 @@ class _Lane:
         if target.size:
             self.cuda.memcpy_dtoh_async(target, address, self.stream)
 
-    def wait(self) -> None:
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """CUDA's errors, which any call may bring that comes after what went wrong, as the runner's own."""
         try:
-            self.stream.synchronize()
+            yield
         except self.cuda.Error as error:
             raise EngineRunError(
                 f"the engine failed on the GPU ({error})", "run with CUDA_LAUNCH_BLOCKING=1"
             ) from error
+
+    def wait(self) -> None:
+        self.stream.synchronize()
         if self.log.errors:
             raise EngineRunError(f"TensorRT said: {self.log.words()}", "see the operator that it names")
 

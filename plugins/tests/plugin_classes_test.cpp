@@ -577,6 +577,7 @@ void memory_runs_out() {
             {"deserialize", [&] { return bool(Driven::deserialize(name, data)); }},
             {"refuse to deserialize", [&] { return !Driven::deserialize(name, name); }},
             {"clone", [&] { return bool(plugin.clone()); }},
+            {"serialize", [&] { return plugin.bytes() == data; }},
             {"configure", [&] { return !plugin.configure(dynamic); }},
             {"enqueue", [&] { return plugin.enqueue(in, out, inputs, outputs) != 0; }},
         };

@@ -11,7 +11,7 @@ import torch
 
 from helpers import paths
 from helpers.detector import models
-from helpers.detector.inference import detect
+from helpers.detector.inference import detect, detect_prepared
 from helpers.detector.models import CheckpointError, UnknownModelError, build_random_detector, load_detector, model_spec
 from helpers.detector.preprocess import read_picture
 
@@ -186,3 +186,27 @@ def test_torch_is_not_told_to_run_what_a_checkpoint_holds(monkeypatch, value):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", value)
     with pytest.raises(CheckpointError, match="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set"):
         load_detector("emoji")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "words"),
+    [
+        (
+            "carafe_forward_impl: implementation for device cpu not found.\nmore",
+            models.InferenceError,
+            "device cpu not",
+        ),
+        ("DefaultCPUAllocator: can't allocate memory: 8 bytes", MemoryError, "allocate"),
+    ],
+)
+def test_a_module_that_stops_is_an_error_of_the_course(small_detector, small_input, monkeypatch, reason, kind, words):
+    def forward(*_):
+        raise RuntimeError(reason)
+
+    detector = small_detector()
+    monkeypatch.setattr(detector.backbone, "forward", forward)
+    with pytest.raises(kind, match=words) as caught:
+        detect_prepared(detector, small_input(), rescale=False)
+    assert "more" not in str(caught.value)
+    with pytest.raises(kind, match=words):
+        models.spread_scores(detector, small_input().tensor)

@@ -121,10 +121,9 @@ def test_whatever_a_graph_depends_on_is_recorded(small_detector, monkeypatch):
     assert {key for key in first if stages[key] != inputs()[key]} == {"settings"}
     detector.roi_head.bbox_head = head
     # A function that the patched code calls, in the patch's module or in one that it imports.
-    assert "def move_apart" in export.module_sources("patches.p07_rpn_levels_apart")["patches.p07_rpn_levels_apart"]
-    assert "patches.p11_no_ghosts" in export.module_sources("patches.p12_cascade_mask_mean")
-    sources = export.module_sources
-    monkeypatch.setattr(export, "module_sources", lambda name: sources(name) | {"edited": name})
+    sources = export.artifacts.module_sources
+    assert set(sources("patches.p12_cascade_mask_mean")) == {"patches.p12_cascade_mask_mean", "patches.p11_no_ghosts"}
+    monkeypatch.setattr(export.artifacts, "module_sources", lambda name: sources(name) | {"edited": name})
     assert {key for key in first if changed[key] != inputs()[key]} == {"patch_sources"}
 
 
@@ -146,12 +145,12 @@ def test_a_simplification_that_changes_the_answer_is_refused(small_detector, sma
         changed.CopyFrom(model)
         bias = next(one for one in changed.graph.initializer if one.name.endswith("bbox_head.fc_reg.bias"))
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.5, bias.name))
-        export._require_same(model, model, small_input())
+        export._require_same(model, model, [small_input()])
         return changed, True
 
     monkeypatch.setattr(export.onnxsim, "simplify", damage)
     with pytest.raises(export.ExportError, match="the simplified graph computes something else: export with"):
-        export.export_onnx(small_detector(), tmp_path / "x.onnx", input_shape=(1, 3, 64, 96), probe=small_input())
+        export.export_onnx(small_detector(), tmp_path / "x.onnx", input_shape=(1, 3, 64, 96), probes=[small_input()])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -165,7 +164,29 @@ def test_a_simplified_graph_that_stops_is_refused(small_detector, small_input, t
 
     monkeypatch.setattr(export.onnxsim, "simplify", damage)
     with pytest.raises(export.ExportError, match="stops where the traced one runs: export with simplify=False"):
-        export.export_onnx(small_detector(), tmp_path / "x.onnx", input_shape=(1, 3, 64, 96), probe=small_input())
+        export.export_onnx(small_detector(), tmp_path / "x.onnx", input_shape=(1, 3, 64, 96), probes=[small_input()])
+
+
+def test_a_picture_in_which_nothing_is_found_proves_nothing():
+    def graph(label):
+        return onnx.parser.parse_model(f"""
+            <ir_version: 8, opset_import: ["" : 16]>
+            g (float[1,1,1,5] input) => (float[1,1,5] dets, int64[1,1] labels) <int64[1,1] labels = {{{label}}}> {{
+                axis = Constant<value_ints = [1]>()
+                dets = Squeeze(input, axis)
+            }}""")
+
+    def picture(*row):
+        return NetworkInput.full(np.array(row, np.float32).reshape(1, 1, 1, 5))
+
+    nothing, unsure, one = picture(0, 0, 0, 0, 0), picture(0, 0, 9, 9, 0.2), picture(0, 0, 9, 9, 0.9)
+    waiting = iter([nothing, unsure, one, "not looked at"])
+    export._require_same(graph(3), graph(3), waiting)
+    assert list(waiting) == ["not looked at"]
+    with pytest.raises(export.ExportError, match="the simplified graph computes something else"):
+        export._require_same(graph(3), graph(4), [nothing, unsure, one])
+    with pytest.raises(export.ExportError, match="have no object that the traced graph is sure of: check it on others"):
+        export._require_same(graph(3), graph(4), [nothing, unsure])
 
 
 def test_a_small_objects_mask_counts_as_much_as_a_large_ones():
@@ -179,17 +200,17 @@ def test_a_small_objects_mask_counts_as_much_as_a_large_ones():
 
 
 def test_the_first_file_of_a_model_is_checked_on_a_picture(small_detector, tmp_path, monkeypatch):
-    def note(detector, path, flavour, *, probe, **_):
+    def note(detector, path, flavour, *, probes, **_):
         path.write_bytes(b"x")
-        probes.append(probe)
+        given.append(probes and list(probes))
 
     monkeypatch.setenv("COURSE_BUILD", str(tmp_path))
     monkeypatch.setattr(export, "export_onnx", note)
-    probes, detector = [], small_detector()
+    given, detector = [], small_detector()
     for flavour, label in (("standard", ""), ("standard", "half"), ("mmcv", "")):
         export.make_onnx("emoji", flavour, label=label, detector=detector, input_shape=(1, 3, 64, 96))
-    assert [probe is not None for probe in probes] == [True, False, False]
-    assert probes[0].tensor.shape == (1, 3, 64, 96)
+    assert given[1:] == [None, None]
+    assert [probe.tensor.shape for probe in given[0]] == [(1, 3, 64, 96)] * 8
 
 
 def test_a_full_disk_is_not_a_patchs_fault(small_detector, tmp_path, monkeypatch):

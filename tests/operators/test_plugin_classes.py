@@ -7,6 +7,8 @@ calls them as the documentation says TensorRT does, with the host loops in the k
 
 from __future__ import annotations
 
+import graphlib
+import re
 import subprocess
 from pathlib import Path
 
@@ -74,3 +76,20 @@ def test_the_parser_finds_each_exported_operator():
         if "static const char* name()" in line
     }
     assert registered == {"MMCVRoiAlign", "grid_sampler", "MultiLevelRoIAlign"}
+
+
+def test_no_folder_includes_from_one_that_includes_from_it():
+    """The pyramid's RoIAlign is made of RoIAlign, which knows nothing of it."""
+    used = {
+        folder.name: {
+            found
+            for path in folder.iterdir()
+            for found in re.findall(r'#include\s+"\.\./(\w+)/', path.read_text())
+            if found != folder.name
+        }
+        for folder in PLUGINS.iterdir()
+        if folder.is_dir() and folder.name != "tests"
+    }
+    assert "roi_align" in used["multi_level_roi_align"]
+    assert used["roi_align"] <= {"common", "tensorrt"}
+    graphlib.TopologicalSorter(used).prepare()  # a circle is its CycleError

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from helpers import paths
+from helpers import evidence, paths
 from helpers.detector.preprocess import prepare, read_picture
 from scripts import measure_cuda_provider as script
 
@@ -65,12 +65,20 @@ def test_inputs_are_the_courses_but_for_the_last_digit(folder):
 def test_a_run_elsewhere_makes_a_record_and_goes_on_with_it(folder, tmp_path):
     output = tmp_path / "record.json"
     words = ["run", folder, "--output", output, "--device", "cpu", "--rounds", "2"]
-    without = "import runpy, sys\nfor name in ('torch', 'mmdet', 'helpers'): sys.modules[name] = None\n"
-    command = [sys.executable, "-c", f"{without}runpy.run_path(sys.argv.pop(1), run_name='__main__')"]
+    without = (
+        "import runpy, sys\nfor name in ('torch', 'mmdet', 'mmcv', 'cv2', 'jsonschema'): sys.modules[name] = None\n"
+    )
+    command = [sys.executable, "-c", f"{without}del sys.argv[0]\nrunpy.run_path(sys.argv[0], run_name='__main__')"]
     command += map(str, [paths.REPO_ROOT / "scripts" / "measure_cuda_provider.py", *words])
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads(output.read_text())
+    shown = evidence.load("cuda_provider", ["rows"])
+    assert [*record] == [*shown]
+    assert [*record["machine"]] == [*shown["machine"]]
+    asked = "run made --output record.json --device cpu --rounds 2"
+    assert record["command"] == f"python scripts/measure_cuda_provider.py {asked}"
+    assert record["commit"] == json.loads((folder / "about.json").read_text())["commit"]
     one, four = record["rows"]
     assert [row["batch"] for row in (one, four)] == [1, 4]
     assert {row["graph"] for row in (one, four)} == {"lean-plain-float32"}

@@ -70,9 +70,9 @@ def test_weights_are_drawn_until_pytorch_agrees_with_itself(steady, chosen, monk
     def unsteady(detector, inputs):
         return [] if detector in steady else ["moves"] * (1 if detector == 3 else 4)
 
-    monkeypatch.setattr(measure_models, "pictures", lambda detector: [])
+    monkeypatch.setattr(measure_models, "pictures", lambda detector, shape: [])
     monkeypatch.setattr(measure_models, "unsteady", unsteady)
-    seed, detector, broken = measure_models.steadiest(lambda seed: seed)
+    seed, detector, broken = measure_models.steadiest(lambda seed: seed, (8, 8))
     assert (seed, detector) == (chosen, chosen)
     assert bool(broken) == (not steady)
 

@@ -192,6 +192,41 @@ def test_types_that_an_importer_refuses() -> None:
     assert effects(graph("Where", [bools, bools, bools]), "11") == []
 
 
+def test_the_conditions_of_the_newer_parsers_are_their_importers_own() -> None:
+    half, ints, bools = (TensorProto.FLOAT16, []), (TensorProto.INT32, [3]), (TensorProto.BOOL, [3])
+    for version in ("10", "10.16", "11"):
+        # The documentation says that Range takes half precision and Relu integers: the importers refuse both.
+        assert effects(graph("Range", [half, half, half]), version) == ["refused"]
+        assert effects(graph("Relu", [ints]), version) == ["refused"]
+        assert effects(graph("NonZero", [bools]), version) == []
+        (found,) = judge.limits(graph("Unsqueeze", [ints, (TensorProto.INT64, [1])]), version)
+        assert (found.effect, "include/NvInfer.h" in found.source) == ("note", True)
+    assert effects(graph("Pow", [ints, ints]), "10") == ["refused"]
+    assert effects(graph("Pow", [ints, ints]), "10.16") == effects(graph("Pow", [ints, ints]), "11") == []
+    # What only the documentation limits is a note.
+    (found,) = judge.limits(graph("Resize", [(TensorProto.INT32, [1, 3, 8, 8]), None, np.ones(4, np.float32)]), "10.16")
+    assert (found.effect, found.source) == ("note", "onnx/onnx-tensorrt@6bde659:docs/operators.md:Resize")
+
+
+def test_a_computed_bias_is_taken_from_8_6_on() -> None:
+    picture, kernel, bias = (
+        (TensorProto.FLOAT, [1, 3, 8, 8]),
+        np.ones((4, 3, 1, 1), np.float32),
+        (TensorProto.FLOAT, [4]),
+    )
+    convolution = graph("Conv", [picture, kernel, bias])
+    assert effects(convolution, "8.4") == ["refused"]
+    assert all(effects(convolution, version) == [] for version in ops.VERSIONS[1:])
+
+
+def test_8_4_1_reads_allowzero_without_a_default_from_opset_14_on() -> None:
+    inputs = [(TensorProto.FLOAT, [4]), np.array([2, 2])]
+    (found,) = judge.limits(graph("Reshape", inputs), "8.4")
+    assert (found.effect, "allowzero" in found.limit) == ("refused", True)
+    assert effects(graph("Reshape", inputs, allowzero=0), "8.4") == effects(graph("Reshape", inputs), "8.6") == []
+    assert effects(graph("Reshape", inputs, opset=13), "8.4") == []
+
+
 def test_clip_to_tensors_or_in_half_precision() -> None:
     half, bound = (TensorProto.FLOAT16, [3]), (TensorProto.FLOAT16, [])
     assert effects(graph("Clip", [half, bound, bound]), "8.4") == ["refused", "silent"]

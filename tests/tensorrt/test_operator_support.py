@@ -25,6 +25,7 @@ KEYS = {
     "low_threshold": ({"input", "below"}, set()),
     "pictures": ({"most"}, set()),
     "attribute": ({"name", "allowed"}, {"default"}),
+    "written": ({"name", "from_opset"}, set()),
     "shape": ({"input", "rank"}, {"last"}),
     "linear_scales": ({"most"}, set()),
 }
@@ -87,6 +88,24 @@ def _check_row(operator: str, version: str, found: dict[str, Any]) -> None:
         assert rule["rule"] != "types" or len({"taken", "refused"} & set(rule)) == 1, (place, rule)
 
 
+def test_no_row_rests_on_documentation_alone_and_every_one_is_counted() -> None:
+    """How much was read where: the counts that ``sources`` tells. A row of less is added here with its kind."""
+    assert ops.kinds() == {
+        "8.4": {"8.4, by line": 75},
+        "8.6": {"8.6, by line": 75},
+        "10": {"10.10, by line": 7, "10.13, by importer": 68},
+        "10.16": {"10.16, by importer": 75},
+        "11": {"11.0, by importer": 75},
+    }
+    assert "operators: 7 at 10.10, by line, 68 at 10.13, by importer" in ops.sources()["10"]
+
+
+def test_a_row_with_documentation_or_a_helper_only_is_counted_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"sources": ["parser-10.15:importerUtils.cpp:unaryHelper", "parser-11.1:docs/operators.md:Exp"]}
+    monkeypatch.setitem(ops._data()["operators"], "Exp", {**ops._data()["operators"]["Exp"], "11": row})
+    assert ops.kinds()["11"] == {"11.0, by importer": 74, "11.1, documentation": 1}
+
+
 def test_every_rule_of_the_file_is_judged_and_the_other_way_round() -> None:
     used = {
         rule["rule"]
@@ -113,9 +132,11 @@ def test_scatter_nd_and_nms_are_imported_by_every_version() -> None:
 
 
 def test_the_domain_does_not_matter_only_the_name() -> None:
-    model = _model(("MMCVRoiAlign", "mmcv"), ("grid_sampler", "mmcv"), ("Conv", "mmcv"))
+    model = _model(("MMCVRoiAlign", "mmcv"), ("grid_sampler", "mmcv"), ("MultiLevelRoIAlign", "mmcv"), ("Conv", "mmcv"))
+    own = {"MMCVRoiAlign": 1, "grid_sampler": 1, "MultiLevelRoIAlign": 1}
     for version in ops.VERSIONS:
-        assert ops.gaps(model, version) == {"MMCVRoiAlign": 1, "grid_sampler": 1}
+        assert ops.gaps(model, version) == own
+        assert {ops.row("mmcv", name, version).note for name in own} == {"plugin of this course: never in the parser"}
         assert "domain" in ops.row("mmcv", "Conv", version).note
     assert ops.row("mmcv", "RoiAlign", "8.4").state == "plugin"
 
@@ -149,7 +170,16 @@ def test_every_version_names_its_source() -> None:
 
 
 @pytest.mark.parametrize(
-    ("release", "name"), [("8.4.1.5", "8.4"), ("8.6.1", "8.6"), ("10.13.0.35", "10"), ("11.1", "11"), ("10", "10")]
+    ("release", "name"),
+    [
+        ("8.4.1.5", "8.4"),
+        ("8.6.1", "8.6"),
+        ("10.13.0.35", "10"),
+        ("10.1.0", "10"),
+        ("10.16.1.11", "10.16"),
+        ("10", "10"),
+        ("11.1", "11"),
+    ],
 )
 def test_a_release_has_a_column(release: str, name: str) -> None:
     assert ops.column(release) == name

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from fake_tensorrt import Fake, Recorder, give_engine, use
 from onnx import TensorProto, helper
 
 from helpers import artifacts
@@ -26,141 +27,6 @@ from helpers.operators import library as plugin_library
 from helpers.tensorrt import builder, runtime
 from helpers.tensorrt.limits import GraphLimitError
 from helpers.tensorrt.runner import EngineFileError, EngineRunError, TensorRTRunner
-
-
-class Recorder:
-    """Remembers each call by name; what it answers can be set, otherwise it answers True."""
-
-    def __init__(self, calls: list[str], prefix: str, **answers: Any) -> None:
-        self.__dict__.update(_calls=calls, _prefix=prefix, _answers=answers)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        answer = self._answers.get(name, True)
-        if answer is AttributeError:
-            raise AttributeError(name)
-        if not callable(answer) and name in self._answers:
-            return answer
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self._calls.append(f"{self._prefix}.{name}")
-            return answer(*args, **kwargs) if callable(answer) else answer
-
-        return call
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._calls.append(f"{self._prefix}.{name}=")
-        self._answers[name] = value
-
-
-class Fake:
-    """A TensorRT of a generation: "8.4", "10" or "11"."""
-
-    def __init__(self, version: str, **parts: Any) -> None:
-        self.calls: list[str] = []
-        self.network_flags: list[int] = []
-        self.parsed: list[bytes] = []
-        calls = self.calls
-        flags = {"TF32": 0, "FP16": 1, "OBEY_PRECISION_CONSTRAINTS": 2} if version != "11" else {"TF32": 0}
-        tensor = types.SimpleNamespace(name="input", shape=(1, 3, 4, 4), dtype="float32")
-        layer = Recorder(calls, "layer", name="conv", metadata="", num_outputs=1, get_output=lambda _: tensor)
-        network = {"num_layers": 1, "get_layer": lambda _: layer, "num_inputs": 1, "get_input": lambda _: tensor}
-        config = Recorder(calls, "config", **parts.get("config", {}))
-        creation = {"8.4": {"EXPLICIT_BATCH": 0}, "10": {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}}
-
-        def make_network(wanted: int) -> Any:
-            self.network_flags.append(wanted)
-            return Recorder(calls, "network", **{**network, **parts.get("network", {})})
-
-        def parse(data: bytes) -> bool:
-            self.parsed.append(data)
-            return True
-
-        self.builder = Recorder(
-            calls,
-            "builder",
-            create_network=make_network,
-            create_builder_config=lambda: config,
-            create_optimization_profile=lambda: Recorder(calls, "profile"),
-            **{"build_serialized_network": lambda *_: b"engine", **parts.get("builder", {})},
-        )
-        parser = Recorder(calls, "parser", **{"parse": parse, **parts.get("parser", {})})
-
-        class ILogger:
-            INTERNAL_ERROR, ERROR, WARNING = "i", "e", "w"
-
-        self.logger: Any = None
-
-        def make_builder(logger: Any) -> Any:
-            self.logger = logger
-            return self.builder
-
-        self.module = types.SimpleNamespace(
-            __version__=version,
-            ILogger=ILogger,
-            Builder=make_builder,
-            OnnxParser=lambda *_: parser,
-            BuilderFlag=types.SimpleNamespace(**flags),
-            NetworkDefinitionCreationFlag=types.SimpleNamespace(**creation.get(version, {"STRONGLY_TYPED": 0})),
-            MemoryPoolType=types.SimpleNamespace(WORKSPACE=0),
-            float32="float32",
-            float16="float16",
-            nptype=np.dtype,
-            init_libnvinfer_plugins=lambda *_: calls.append("init_libnvinfer_plugins"),
-            **parts.get("module", {}),
-        )
-        if version != "8.4":
-            self.module.TensorIOMode = types.SimpleNamespace(INPUT="in", OUTPUT="out")
-            self.module.IOutputAllocator = type("IOutputAllocator", (), {})
-
-
-class FakeCuda:
-    class Error(Exception):
-        pass
-
-    class MemoryError(Error):
-        pass
-
-    def __init__(self, calls: list[str], *, full: bool = False) -> None:
-        self.calls, self.full = calls, full
-        context = Recorder(calls, "gpu")
-        self.Device = lambda _: types.SimpleNamespace(
-            name=lambda: "Fake GPU", compute_capability=lambda: (8, 6), retain_primary_context=lambda: context
-        )
-
-    def Stream(self) -> Any:
-        return Recorder(self.calls, "stream", handle=7)
-
-    def Event(self) -> Any:
-        return Recorder(self.calls, "event", time_since=lambda _: 2.5)
-
-    def mem_get_info(self) -> tuple[int, int]:
-        self.calls.append("mem_get_info")
-        return 30, 40
-
-    def mem_alloc(self, size: int) -> int:
-        self.calls.append("mem_alloc")
-        if self.full:
-            raise self.MemoryError("out of memory")
-        return 4096
-
-    def pagelocked_empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        self.calls.append("pinned")
-        return np.zeros(shape, dtype)
-
-    def memcpy_htod_async(self, *_: Any) -> None:
-        self.calls.append("to device")
-
-    def memcpy_dtoh_async(self, *_: Any) -> None:
-        self.calls.append("to host")
-
-
-def use(monkeypatch: pytest.MonkeyPatch, fake: Fake, *, full: bool = False) -> list[str]:
-    cuda = FakeCuda(fake.calls, full=full)
-    monkeypatch.setattr(runtime, "tensorrt", lambda: fake.module)
-    monkeypatch.setattr(runtime, "cuda", lambda: cuda)
-    return fake.calls
 
 
 @pytest.fixture
@@ -321,7 +187,7 @@ def test_the_precision_names_the_file(graph: Path, tmp_path: Path, monkeypatch: 
     assert [path.name for path in made] == ["x-fp32.engine", "x-fp16.engine", "x-mine.engine"]
 
 
-def test_an_engine_is_built_again_for_another_typing_and_for_another_converter(
+def test_an_engine_is_built_again_for_another_typing_and_where_what_makes_it_was_changed(
     graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = types.SimpleNamespace(serialize=lambda: b"timings")
@@ -337,14 +203,14 @@ def test_an_engine_is_built_again_for_another_typing_and_for_another_converter(
 
     assert [builds(), builds(), builds(typing="weak")] == [1, 0, 0], "auto stands for weak here"
     assert [builds(typing="strong"), builds(typing="strong")] == [1, 0]
-    converter = tmp_path / "helpers" / "half_precision" / "plan.py"
-    converter.parent.mkdir(parents=True)
-    for name in ("plan.py", "simulation.py", "rules.py"):
-        converter.with_name(name).write_text("another")
-    monkeypatch.setattr(builder.paths, "REPO_ROOT", tmp_path)
-    assert [builds(typing="strong"), builds(typing="strong")] == [1, 0]
-    converter.with_name("rules.py").write_text("and another")
-    assert [builds(typing="strong"), builds(typing="weak"), builds(typing="weak")] == [1, 1, 0]
+    file_input = artifacts.file_input
+    for name in ("tensorrt/builder", "half_precision/plan", "half_precision/rules", "graph/index", "operators/limits"):
+
+        def edited(path: Path, name: str = name) -> str:
+            return file_input(path) + ("edited" if str(path).endswith(f"helpers/{name}.py") else "")
+
+        monkeypatch.setattr(artifacts, "file_input", edited)
+        assert [builds(typing="strong"), builds(typing="strong")] == [1, 0], name
 
 
 def test_a_parse_builds_nothing(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,49 +254,12 @@ def test_a_dynamic_input_needs_a_profile_and_a_static_one_takes_none(
     assert "config.add_optimization_profile" in fake.calls
 
 
-def _engine(fake: Fake, *, late: bool = False, good: bool = True) -> None:
-    """Give the fake a runtime: one input, one output, named or by index."""
-    out_shape = (-1, 3) if late else (1, 2)
-    context = Recorder(
-        fake.calls, "context", get_tensor_shape=lambda _: out_shape, get_binding_shape=lambda _: (1, 2),
-        execute_async_v3=lambda *_: good, execute_async_v2=lambda **_: good,
-    )  # fmt: skip
-    if late:
-
-        def bind(name: str, allocator: Any) -> bool:
-            allocator.reallocate_output(name, 0, 24, 256)
-            allocator.notify_shape(name, (2, 3))
-            return True
-
-        context._answers["set_output_allocator"] = bind
-    names = {"create_execution_context": lambda: context}
-    if hasattr(fake.module, "TensorIOMode"):
-        names |= {
-            "num_io_tensors": 2,
-            "get_tensor_name": lambda index: ("input", "y")[index],
-            "get_tensor_mode": lambda name: "in" if name == "input" else "out",
-            "get_tensor_dtype": lambda _: "float32",
-            "get_tensor_shape": lambda _: (-1, 3),
-        }
-    else:
-        names |= {
-            "num_io_tensors": AttributeError,
-            "num_bindings": 2,
-            "get_binding_name": lambda index: ("input", "y")[index],
-            "get_binding_dtype": lambda _: "float32",
-            "binding_is_input": lambda index: index == 0,
-            "get_binding_shape": lambda _: (-1, 3),
-        }
-    engine = Recorder(fake.calls, "engine", **names)
-    fake.module.Runtime = lambda _: Recorder(fake.calls, "runtime", deserialize_cuda_engine=lambda _: engine)
-
-
 @pytest.mark.parametrize(
     ("version", "execute"), [("8.4", "context.execute_async_v2"), ("10", "context.execute_async_v3")]
 )
 def test_order_of_a_run(version: str, execute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(version)
-    _engine(fake)
+    give_engine(fake)
     calls = use(monkeypatch, fake)
     (tmp_path / "x.engine").write_bytes(b"engine")
     with TensorRTRunner(tmp_path / "x.engine") as runner:
@@ -448,7 +277,7 @@ def test_order_of_a_run(version: str, execute: str, tmp_path: Path, monkeypatch:
 
 def test_an_output_of_unknown_size_is_fetched_after_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake("10")
-    _engine(fake, late=True)
+    give_engine(fake, late=True)
     calls = use(monkeypatch, fake)
     (tmp_path / "x.engine").write_bytes(b"engine")
     with TensorRTRunner(tmp_path / "x.engine") as runner:
@@ -458,7 +287,7 @@ def test_an_output_of_unknown_size_is_fetched_after_the_run(tmp_path: Path, monk
 
 def test_a_closed_runner_frees_its_lanes_before_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake("10")
-    _engine(fake, late=True)
+    give_engine(fake, late=True)
     use(monkeypatch, fake)
     (tmp_path / "x.engine").write_bytes(b"engine")
     gc.disable()
@@ -474,7 +303,7 @@ def test_a_closed_runner_frees_its_lanes_before_the_engine(tmp_path: Path, monke
 
 def test_two_lanes_have_two_pictures_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake("10")
-    _engine(fake)
+    give_engine(fake)
     calls = use(monkeypatch, fake)
     (tmp_path / "x.engine").write_bytes(b"engine")
     with TensorRTRunner(tmp_path / "x.engine", lanes=2) as runner:
@@ -485,7 +314,7 @@ def test_two_lanes_have_two_pictures_in_flight(tmp_path: Path, monkeypatch: pyte
 
 def test_results_are_copies_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake("10")
-    _engine(fake)
+    give_engine(fake)
     use(monkeypatch, fake)
     (tmp_path / "x.engine").write_bytes(b"engine")
     inputs = {"input": np.zeros((1, 3), np.float32)}
@@ -498,7 +327,7 @@ def test_results_are_copies_unless_told_otherwise(tmp_path: Path, monkeypatch: p
 
 def test_a_failure_waits_for_what_else_is_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake("10")
-    _engine(fake)
+    give_engine(fake)
     calls = use(monkeypatch, fake)
     (tmp_path / "x.engine").write_bytes(b"engine")
     good, bad = np.zeros((1, 3), np.float32), np.zeros((1, 4), np.float32)
@@ -549,7 +378,7 @@ def test_each_picture_of_a_batch_gets_its_own_rows_without_the_padding(monkeypat
 
 def test_wrong_inputs_and_failures_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake("10")
-    _engine(fake, good=False)
+    give_engine(fake, good=False)
     use(monkeypatch, fake)
     (tmp_path / "x.engine").write_bytes(b"engine")
     with TensorRTRunner(tmp_path / "x.engine") as runner:
@@ -563,7 +392,7 @@ def test_wrong_inputs_and_failures_are_one_sentence(tmp_path: Path, monkeypatch:
 
 def test_too_little_gpu_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake("10")
-    _engine(fake)
+    give_engine(fake)
     use(monkeypatch, fake, full=True)
     (tmp_path / "x.engine").write_bytes(b"engine")
     with TensorRTRunner(tmp_path / "x.engine") as runner, pytest.raises(EngineRunError, match="no GPU memory"):
@@ -572,7 +401,7 @@ def test_too_little_gpu_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_smaller_batch_runs_after_one_that_did_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake("10")
-    _engine(fake)
+    give_engine(fake)
     use(monkeypatch, fake)
     (tmp_path / "x.engine").write_bytes(b"engine")
     with TensorRTRunner(tmp_path / "x.engine") as runner:
@@ -587,7 +416,7 @@ def test_a_smaller_batch_runs_after_one_that_did_not_fit(tmp_path: Path, monkeyp
 
 def test_engines_of_elsewhere_missing_and_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake("10")
-    _engine(fake)
+    give_engine(fake)
     use(monkeypatch, fake)
     path = tmp_path / "x.engine"
     with pytest.raises(EngineFileError, match="there is no engine"):
