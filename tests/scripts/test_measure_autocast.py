@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
-from helpers import paths
+from helpers import evidence, paths
 from helpers.errors import CourseError
+from helpers.half_precision.agreement import Agreement
 from helpers.half_precision.plan import cast_islands
 from scripts import measure_autocast as script
 
@@ -89,3 +90,20 @@ def test_steps_out_of_order_are_one_sentence(tmp_path):
     (tmp_path / "full.onnx").touch()
     with pytest.raises(CourseError, match="is not empty: name a new folder"):
         script.main(["prepare", str(tmp_path)])
+
+
+@pytest.mark.parametrize("masks", script.MASKS)
+def test_the_record_has_a_row_for_each_way_and_counts_what_it_judged(masks):
+    rows = {row["way"]: row for row in evidence.load("autocast_cpu", ["rows"])["rows"] if row["graph"] == masks}
+    mixed = ("automatic mixed precision", "automatic mixed precision, going on")
+    own = ("minimal plan", "minimal plan and what is still infinite", "patches, no island")
+    assert set(rows) == {"AutoCast", *mixed, *own}
+    for way, row in rows.items():
+        assert {"nodes", "search, s", "of the processor, s"} <= row.keys()
+        if "nodes in FP32" in row:
+            same = script.described(Agreement(1, 0, 0.0, 0)).keys()
+            assert row["simulated"].keys() == row["in ONNX Runtime"].keys() == same
+            assert row["casts added"] > 0
+        else:
+            assert way in mixed
+            assert row["attempts refused by ONNX Runtime"] == row["attempts"]
