@@ -208,7 +208,8 @@ def attempt(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         found = action()
     except CourseError as error:
-        found = {"verdict": "refused", "kind": type(error).__name__, "sentence": str(error)}
+        sentence = str(error).replace(f"{configs_folder().parent}/", "")  # where it lies says nothing elsewhere
+        found = {"verdict": "refused", "kind": type(error).__name__, "sentence": sentence}
     return {**found, "seconds": round(time.monotonic() - began, 1)}
 
 

@@ -23,6 +23,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import sys
 import unittest.mock
 import warnings
@@ -316,6 +317,8 @@ def export_onnx(
                 raise
             except Exception as error:
                 first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+                # Behind the cause PyTorch asks for an issue at its own, and describes the value at length.
+                first_line = re.split(r"\.? *(?:Please feel free|\[Caused by)", first_line)[0]
                 raise ExportError(
                     f"the export stopped with {type(error).__name__}: {first_line}",
                     "see the chained error, and which of the patches was left out",

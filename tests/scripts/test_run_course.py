@@ -299,7 +299,10 @@ def test_what_a_kernel_says_is_encrypted(course, tmp_path):
     assert ran.cells[1].outputs[0].text == "True\n"
 
 
-def test_a_chapter_that_ends_after_an_interrupt_has_not_run(course, tmp_path, monkeypatch):
+def test_a_chapter_that_ends_after_an_interrupt_has_not_run(course, tmp_path, monkeypatch, request):
+    # A shell starts what it runs in the background with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     running = run_course.Running()
     monkeypatch.setattr(run_course.NotebookClient, "execute", lambda _: os.kill(os.getpid(), signal.SIGINT))
     chapter = site.Chapter(course / "01_one.ipynb", "", "")
