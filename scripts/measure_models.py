@@ -344,7 +344,7 @@ graph.
 
 **{agree} of {measured} kinds agree in both flavours, {refused} are refused with a sentence{others}.**
 
-| model | config | standard | mmcv | batch | half |
+| model | standard | mmcv | batch | half | config |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
@@ -373,7 +373,7 @@ def page(record: Mapping[str, Any]) -> str:
         counts["refused" if refused else _verdict(found["standard"], found["mmcv"])] += 1
         cells = ["refused", "", "", ""] if refused else [found[part] for part in ("standard", "mmcv", "batch", "half")]
         kind = row["kind"] + (" (unsteady)" if row["build"].get("unsteady") else "")
-        rows.append(f"| {kind} | `{row['config']}` | {' | '.join(cells)} |")
+        rows.append(f"| {kind} | {' | '.join(cells)} | `{row['config']}` |")
         sentences = {row[part]["sentence"] for part in found if part in row and "sentence" in row[part]}
         for sentence in sorted(sentences):
             refusals.append(f"| {row['kind']} | {sentence.replace('|', ' ')} |")
