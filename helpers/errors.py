@@ -7,6 +7,12 @@ where it can happen. All of them say two things in one sentence: what is wrong, 
 from __future__ import annotations
 
 
+def first_line(error: BaseException | None) -> str:
+    """What an exception says, in one line; of which type it is, if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class CourseError(Exception):
     """Something the user can put right.
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ import torch
 from helpers import evidence, paths
 from helpers.compare.parity import compare
 from helpers.deploy import profile as profiling
-from helpers.deploy.turns import ratios, take_turns
+from helpers.deploy.turns import busy_machine, ratios, take_turns
 from helpers.detector import inference, models
 from helpers.detector.detections import Detections
 from helpers.detector.preprocess import prepare, read_picture
@@ -86,14 +85,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parts = {name: by_part(file, feeds) for name, file in files.items()}
     limits = [limit, profiling.matrix_product_limit()]
     counts = profiling.operations_by_part(load_onnx(files[LEAN]))
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores and threads": cores,
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "load before": round(busy, 1),
-        "load after": round(os.getloadavg()[0], 1),
-    }
+    machine = {**busy_machine(busy), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     record = {
         **evidence.head("seconds for the pictures on a CPU, the ways taking turns; see the script", machine),
         "model": f"{arguments.model}{', random weights' if arguments.random_weights else ''}",

@@ -358,7 +358,8 @@ graph.
 
 def _verdict(*flavours: str) -> str:
     """What the flavours have in common; "other" if they have nothing."""
-    return flavours[0] if set(flavours) <= {flavours[0]} & {"agrees", "refused"} else "other"
+    same = len(set(flavours)) == 1 and flavours[0] in ("agrees", "refused")
+    return flavours[0] if same else "other"
 
 
 def page(record: Mapping[str, Any]) -> str:

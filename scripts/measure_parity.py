@@ -131,7 +131,7 @@ class Study:
     def average_precision(self, pictures: evaluation.EvaluationSet) -> dict[str, Any]:
         # Kept, so that a second run need not ask again.
         kept = paths.build_dir(self.name) / f"pytorch_results_{pictures.digest()[:12]}.json"
-        results = inference.results_on(pictures, self.detector, kept)
+        results = inference.results_on(pictures, self.detector, kept, self.shape)
         first = evaluation.score(pictures, results)
         find = functools.partial(detect.detect, self.runner("lean", "standard", masks="lean"))
         second = evaluation.evaluate(pictures, find, description="ONNX Runtime")

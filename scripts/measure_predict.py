@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import signal
 import statistics
@@ -36,7 +35,7 @@ import psutil
 from tqdm import tqdm
 
 from helpers import artifacts, evidence, paths
-from helpers.deploy import predict
+from helpers.deploy import predict, turns
 from helpers.errors import CourseError
 from helpers.scenes.emoji_art import load_sprites, sprite_archive
 from helpers.scenes.render import render_scene
@@ -178,14 +177,7 @@ def main(words: Sequence[str] | None = None) -> None:
     shutil.rmtree(out["killed"], ignore_errors=True)
     code = run_and_kill(bundle, source, out["killed"], each, batch)
     counts = {name: detections(one) for name, one in out.items()}
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": cores,
-        "ray": ray.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "load before": round(busy, 1),
-        "load after": round(os.getloadavg()[0], 1),
-    }
+    machine = {**turns.busy_machine(busy), "ray": ray.__version__, "onnxruntime": onnxruntime.__version__}
     record = {
         **evidence.head("many pictures on one machine, with Ray Data and in a plain loop; see the script", machine),
         "bundle": artifacts.file_input(bundle / "SHA256SUMS"),

@@ -8,6 +8,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$("$root/scripts/setup.sh")
 cd "$root"
+# Not part of the set-up, for it is large and one command alone needs it. It asks for nothing that is there.
+"$python" -m pip install -qq -r requirements-ray.txt || echo "Ray cannot be installed: its tests are skipped" >&2
 # One thread for each of the two processes: more only wait for one another. What MALLOC_ is for is
 # explained in run_course.py.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

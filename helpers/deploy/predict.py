@@ -34,7 +34,7 @@ from helpers import artifacts, paths
 from helpers.deploy import client
 from helpers.detector.paste import paste_rle
 from helpers.detector.preprocess import PICTURE_ENDINGS, ImageError, read_picture
-from helpers.errors import CourseError
+from helpers.errors import CourseError, first_line
 
 __all__ = ["PredictError", "Predictor", "Summary", "collect", "keep", "list_pictures", "open_run", "predict", "state"]
 
@@ -314,7 +314,8 @@ def _batches(
             max_task_retries=_RETRIES,
         )
         for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield block["line"].to_pylist()
+            lines: Any = block["line"]
+            yield lines.to_pylist()
     except ray.exceptions.RayError as error:
         raise PredictError(f"Ray stopped ({_reason(error)})", "what was finished is kept; run it again") from error
     finally:
@@ -358,8 +359,8 @@ def _reason(error: Exception) -> str:
     which ends a worker's traceback."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):
-        return f"{type(cause).__name__}: {str(cause).splitlines()[0]}"
-    return str(error).strip().splitlines()[-1].strip().rstrip(".")
+        return f"{type(cause).__name__}: {first_line(cause)}"
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".")
 
 
 def _from_client(error: client.BundleError) -> PredictError:

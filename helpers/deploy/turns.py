@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["ratios", "take_turns"]
+__all__ = ["busy_machine", "ratios", "take_turns"]
+
+
+def busy_machine(load_before: float) -> dict[str, Any]:
+    """For a record of times: the processor, how many of it this process may use, and how busy they were (the mean
+    number of waiting processes of a minute) before the measurement and now."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores and threads": len(os.sched_getaffinity(0)),
+        "load before": round(load_before, 1),
+        "load after": round(os.getloadavg()[0], 1),
+    }
 
 
 def take_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

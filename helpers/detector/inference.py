@@ -49,10 +49,12 @@ def detect_prepared(detector: BaseDetector, prepared: NetworkInput, *, rescale: 
     return Detections.from_mmdet(result, prepared.picture_shape if rescale else prepared.resized_shape)
 
 
-def detect(detector: BaseDetector, picture: npt.NDArray[np.uint8]) -> Detections:
-    """Run the detector on one BGR picture (H, W, 3) uint8, prepared as its config says; boxes and masks in pixels of
-    the picture."""
-    prepared = prepare(picture, preprocessing=preprocessing_of(detector))
+def detect(
+    detector: BaseDetector, picture: npt.NDArray[np.uint8], input_shape: tuple[int, int] | None = None
+) -> Detections:
+    """Run the detector on one BGR picture (H, W, 3) uint8, prepared as its config says, or for another ``input_shape``
+    (height, width); boxes and masks in pixels of the picture."""
+    prepared = prepare(picture, input_shape, preprocessing_of(detector))
     return detect_prepared(detector, prepared, rescale=True)
 
 
@@ -78,8 +80,11 @@ def first_with_objects(
     )
 
 
-def results_on(dataset: EvaluationSet, detector: BaseDetector, path: Path) -> list[dict[str, Any]]:
+def results_on(
+    dataset: EvaluationSet, detector: BaseDetector, path: Path, input_shape: tuple[int, int] | None = None
+) -> list[dict[str, Any]]:
     """What the detector finds on every picture of a set, as COCO result entries (see ``evaluation.coco_results``).
+    ``input_shape`` is as for :func:`detect`.
 
     They are kept in ``path`` (JSON) with what they were made from, and read from there as long as weights,
     configuration (the settings of tests also as they are in memory), preprocessing, pictures, versions of the libraries
@@ -89,15 +94,16 @@ def results_on(dataset: EvaluationSet, detector: BaseDetector, path: Path) -> li
     def build(temporary: Path) -> None:
         results: list[dict[str, Any]] = []
         for image_id, picture in with_progress(dataset, "PyTorch"):
-            results += coco_results(detect(detector, picture), image_id, dataset.category_ids)
+            results += coco_results(detect(detector, picture, input_shape), image_id, dataset.category_ids)
         temporary.write_text(json.dumps(results))
 
     here = Path(__file__).parent
+    preprocessing = preprocessing_of(detector)
     inputs = {
         "weights": weights_digest(detector),
         "configuration": str(detector.cfg.model),
         "settings": [str(getattr(part, "test_cfg", None)) for part in (detector, *detector.children())],
-        "preprocessing": preprocessing_of(detector).to_json(),
+        "preprocessing": (preprocessing.at(input_shape) if input_shape else preprocessing).to_json(),
         "pictures": dataset.digest(),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
         "code": {name: artifacts.file_input(here / name) for name in _CODE},

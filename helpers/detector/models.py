@@ -38,7 +38,7 @@ from helpers.detector.checkpoints import (
     weights_of,
 )
 from helpers.detector.preprocess import COURSE, INPUT_HEIGHT, INPUT_WIDTH, NetworkInput, Preprocessing, prepare
-from helpers.errors import CourseError
+from helpers.errors import CourseError, first_line
 
 ensure_torchvision()  # for whoever imports mmdet after this module
 
@@ -262,20 +262,16 @@ def read_config(file: Path | str) -> Config:
         config = Config.fromfile(str(file))
     except ImportError as error:
         # What custom_imports names is raised again by mmcv without a word.
-        reason = _reason(error if str(error) else error.__context__)
+        reason = first_line(error if str(error) else error.__context__)
         raise ConfigError(
             f"the config {file} imports what cannot be imported ({reason})",
             "install the package that it names in custom_imports, or put its folder into PYTHONPATH",
         ) from error
     except Exception as error:
-        raise ConfigError(f"the config {file} cannot be read ({_reason(error)})", "check the file") from error
+        raise ConfigError(f"the config {file} cannot be read ({first_line(error)})", "check the file") from error
     if not isinstance(config.get("model"), Mapping) or "type" not in config.model:
         raise ConfigError(f"the config {file} describes no model", "give a config of a detector")
     return config
-
-
-def _reason(error: BaseException | None) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def load_config(model: str | ModelSpec | None = None) -> Config:
@@ -385,7 +381,7 @@ def build_architecture(model: str | ModelSpec | None = None, meta: Any = None) -
         detector = build_detector(config.model)
     except Exception as error:  # mmcv wraps whatever a module's constructor raises into its own type
         raise ConfigError(
-            f"the model of {spec.config.name} cannot be built ({_reason(error)})",
+            f"the model of {spec.config.name} cannot be built ({first_line(error)})",
             "check the config, and that the package of its modules is installed and named in custom_imports",
         ) from error
     detector.cfg = config
@@ -492,7 +488,7 @@ def inside_the_model() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if "allocate memory" in reason:
             raise MemoryError(reason) from error
         raise InferenceError(

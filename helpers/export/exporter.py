@@ -45,7 +45,7 @@ from helpers import artifacts
 from helpers.detector import paste
 from helpers.detector.models import INPUT_SHAPE, load_detector, preprocessing_of, weights_digest
 from helpers.detector.preprocess import NetworkInput, prepare, read_picture
-from helpers.errors import CourseError
+from helpers.errors import CourseError, first_line
 from helpers.export.settings import require_supported, table, values_at
 from helpers.graph import detect
 from helpers.graph.file import INPUT_NAMES, OUTPUT_NAMES
@@ -316,11 +316,10 @@ def export_onnx(
             except OSError:  # a full disk, say: no patch is to blame
                 raise
             except Exception as error:
-                first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
                 # Behind the cause PyTorch asks for an issue at its own, and describes the value at length.
-                first_line = re.split(r"\.? *(?:Please feel free|\[Caused by)", first_line)[0]
+                reason = re.split(r"\.* *(?:Please feel free|\[Caused by)", first_line(error))[0]
                 raise ExportError(
-                    f"the export stopped with {type(error).__name__}: {first_line}",
+                    f"the export stopped with {type(error).__name__}: {reason}",
                     "see the chained error, and which of the patches was left out",
                 ) from error
         steps.update()

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from helpers.errors import CourseError
+from helpers.errors import CourseError, first_line
 from helpers.export.exporter import quiet_exporter
 from helpers.graph.index import GraphIndex
 from helpers.graph.onnx_runtime import OnnxRunner
@@ -249,7 +249,7 @@ def outcome(of: Rule, variant: Variant) -> Outcome:
             )
             graph = onnx.load(file)
     except Exception as error:  # whatever the exporter raises is the finding
-        return Outcome(None, f"{type(error).__name__}: {str(error).splitlines()[0]}", 0, 0, 0, 0, ())
+        return Outcome(None, f"{type(error).__name__}: {first_line(error)}", 0, 0, 0, 0, ())
     types = Counter(node.op_type for node in graph.graph.node)
     rank = max(map(len, GraphIndex(graph).shapes.values()))
     runner = OnnxRunner(graph, optimise=False)

@@ -25,6 +25,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoImplementation
 
 from helpers.compat import ensure_torchvision
+from helpers.errors import first_line
 from helpers.graph.file import load_onnx
 from helpers.graph.index import GraphIndex
 from helpers.graph.runner import Arrays, RunnerError, checked_feeds, checked_outputs
@@ -111,14 +112,14 @@ def open_session(
     try:
         return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except _ERRORS as error:
-        first_line = str(error).splitlines()[0]
         if unknown := re.search(r"(\S+?):(\w+)\(-?\d+\) is not a registered function/op", str(error)):
             raise RunnerError(
                 f"ONNX Runtime has no operator {unknown[2]}, which {name} needs",
                 "use a model without it, or run the graph where a plugin for it is",
             ) from error
         raise RunnerError(
-            f"ONNX Runtime cannot load {name} ({first_line})", "export it again for the input shape that it is to get"
+            f"ONNX Runtime cannot load {name} ({first_line(error)})",
+            "export it again for the input shape that it is to get",
         ) from error
 
 
@@ -135,8 +136,7 @@ def run_session(
         # An empty list stands for all outputs there.
         results = dict(zip(outputs, session.run(list(outputs), dict(feeds)) if outputs else (), strict=True))
     except _ERRORS as error:
-        first_line = str(error).splitlines()[0]
-        raise RunnerError(f"ONNX Runtime stopped inside the graph ({first_line})", "check the input") from error
+        raise RunnerError(f"ONNX Runtime stopped inside the graph ({first_line(error)})", "check the input") from error
     for name, value in results.items():
         if not isinstance(value, np.ndarray):
             raise RunnerError(f"{name!r} is a sequence of tensors and no tensor", "export the model without sequences")

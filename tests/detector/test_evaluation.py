@@ -107,8 +107,8 @@ def test_results_are_kept_until_something_they_depend_on_changes(few, monkeypatc
     detector.cfg = mmcv.Config({"model": {"type": "Two"}})
     looked_at = []
 
-    def instead(_, picture):
-        looked_at.append(picture.shape)
+    def instead(_, picture, input_shape):
+        looked_at.append(input_shape)
         return truth_of(few, few.image_ids[(len(looked_at) - 1) % len(few)])
 
     monkeypatch.setattr(inference, "detect", instead)
@@ -128,6 +128,9 @@ def test_results_are_kept_until_something_they_depend_on_changes(few, monkeypatc
     monkeypatch.setattr(inference, "preprocessing_of", lambda _: COURSE.at((64, 96)))
     inference.results_on(few, detector, path)
     assert len(looked_at) == 2 * len(few)
+    inference.results_on(few, detector, path, (32, 48))
+    assert looked_at[2 * len(few) :] == [(32, 48)] * len(few)
+    del looked_at[2 * len(few) :]
     with torch.no_grad():
         detector.weight += 1
     inference.results_on(few, detector, path)

@@ -197,6 +197,7 @@ def test_torch_is_not_told_to_run_what_a_checkpoint_holds(monkeypatch, value):
             "device cpu not",
         ),
         ("DefaultCPUAllocator: can't allocate memory: 8 bytes", MemoryError, "allocate"),
+        ("", models.InferenceError, r"\(RuntimeError\)"),
     ],
 )
 def test_a_module_that_stops_is_an_error_of_the_course(small_detector, small_input, monkeypatch, reason, kind, words):
