@@ -136,7 +136,7 @@ def test_the_domain_does_not_matter_only_the_name() -> None:
     own = {"MMCVRoiAlign": 1, "grid_sampler": 1, "MultiLevelRoIAlign": 1}
     for version in ops.VERSIONS:
         assert ops.gaps(model, version) == own
-        assert {ops.row("mmcv", name, version).note for name in own} == {"this course's own; no parser has an importer for it"}
+        assert all(ops.row("mmcv", name, version).note.startswith("this course's own") for name in own)
         assert "domain" in ops.row("mmcv", "Conv", version).note
     assert ops.row("mmcv", "RoiAlign", "8.4").state == "plugin"
 
