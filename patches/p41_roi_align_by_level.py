@@ -21,11 +21,13 @@ PATCH = Patch(
                     """,
                     """
                     if torch.onnx.is_in_onnx_export():
-                        # A level without RoIs gives no rows, so concatenation needs no case for it. TopK, which is what
-                        # sorting is exported as, of the rows' numbers puts them back.
+                        # A level without RoIs gives no rows, so concatenation needs no case for it.
                         of_level = [(target_lvls == i).nonzero().squeeze(1) for i in range(num_levels)]
                         found = [self.roi_layers[i](feats[i], rois[rows]) for i, rows in enumerate(of_level)]
-                        return torch.cat(found)[torch.cat(of_level).argsort()]
+                        # Where each RoI's row lies now. Written into a tensor of all RoIs and not sorted, since ONNX's
+                        # shape inference then knows how many there are.
+                        rows = torch.arange(rois.shape[0], device=rois.device)
+                        return torch.cat(found)[target_lvls.scatter(0, torch.cat(of_level), rows)]
 
                     for i in range(num_levels):
                         mask = target_lvls == i

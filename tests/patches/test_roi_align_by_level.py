@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 import patches
 from helpers.compat import ensure_torchvision
+from helpers.deploy import profile
 from helpers.export import exporter as export
+from helpers.graph.file import load_onnx
 from helpers.graph.onnx_runtime import open_session
 
 ensure_torchvision()
@@ -95,3 +97,9 @@ def test_lean_graphs_of_onnx_runtimes_flavour_have_it(exported, flavour, by_leve
     path = exported(flavour, (1, 3, 128, 160), masks="lean")
     kinds = {node.op_type for node in onnx.load(path).graph.node}
     assert ("NonZero" in kinds) == by_level
+
+
+def test_operations_behind_it_can_be_counted(exported):
+    """How many RoIs a level has is known at run time only; how many there are in all, the graph says."""
+    counts = profile.operations_by_part(load_onnx(exported("standard", (1, 3, 128, 160), masks="lean")))
+    assert {"box head", "mask head"} <= set(counts)
