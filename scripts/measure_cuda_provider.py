@@ -19,9 +19,9 @@ It checks the sums, runs every graph with inputs and outputs bound to the GPU, c
 expected ones (matched by class and overlap), and says what falls to the CPU. Rows of an earlier run of the same commit
 and GPU in the output are kept. ``--device cpu`` is a dry run.
 
-``--validation N`` adds the AP of each graph over N scenes of the validation set; OpenCV, pycocotools and tqdm are needed
-there then. ``--torchvision`` adds the times of torchvision's maskrcnn_resnet50_fpn at the same size, eager and compiled;
-its weights are random, with scores spread as ``--random-weights`` spreads them.
+``--validation N`` adds the AP of each graph over N scenes of the validation set (OpenCV, pycocotools and tqdm are
+needed there then). ``--torchvision`` adds the times of torchvision's maskrcnn_resnet50_fpn at the same size, eager and
+compiled; its weights are random, with scores spread as ``--random-weights`` spreads them.
 """
 
 from __future__ import annotations
