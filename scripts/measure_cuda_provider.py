@@ -273,7 +273,7 @@ class OneByOne:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.input_shapes: Mapping[str, tuple[int | str, ...]] = {}
+        self.input_shapes = {one.name: tuple(one.shape) for one in session.session.get_inputs()}
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         found = self.session.run(feeds, 0)[0]
