@@ -139,7 +139,7 @@ def report() -> list[Finding]:
     gpu_action = "GPU cells show recorded runs instead; nothing else is lost"
     trt_action = "with a GPU that TensorRT supports: pip install -r requirements-gpu.txt"
     return [
-        Finding("Python", "ready", platform.python_version(), sys.executable),
+        Finding("Python", "ready", platform.python_version(), paths.shown(sys.executable)),
         Finding("CPU", "ready", f"{os.cpu_count()} cores", f"{platform.machine()}, {platform.system()}"),
         _memory(),
         _disk(),

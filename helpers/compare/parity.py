@@ -276,5 +276,10 @@ def _draw(
     for index in alone[shown[alone]][:8]:
         label = int(found.labels[index])
         text = f"{class_names[label] if class_names else label} {found.scores[index]:.2f}"
-        x, y = found.boxes[index, :2]
-        axis.text(x, y, text, color="black", fontsize=8, backgroundcolor="orange")
+        # Above its box; under the box's upper edge where the panel's title would be hidden. To the inside of the panel.
+        height, width = picture.shape[:2]
+        x1, y1, x2, _ = found.boxes[index].clip(0, [width, height, width, height])
+        x, side = (x1, "left") if x1 + x2 < width else (x2, "right")
+        vertical = "top" if y1 < height / 8 else "bottom"
+        plate = {"facecolor": "orange", "edgecolor": "none", "pad": 1}
+        axis.text(x, y1, text, color="black", fontsize=8, ha=side, va=vertical, bbox=plate)

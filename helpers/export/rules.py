@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["RULES", "Outcome", "Rule", "RuleError", "Variant", "outcome", "rule", "rule_figure"]
+__all__ = ["RULES", "Outcome", "Rule", "RuleError", "Variant", "holds", "outcome", "rule", "rule_figure"]
 
 _BATCH = {0: "batch"}
 _ALL = {0: "batch", 2: "height", 3: "width"}
@@ -71,7 +71,8 @@ class Variant:
 @dataclass(frozen=True)
 class Rule:
     """One rule. number: the article's. shape: example input without the batch. counted: operators to compare, none for
-    all of them. verdict: what holds with torch 2.13, which the tests hold against the measured outcomes."""
+    all of them. tried: whether what the rule is about shows in a graph. verdict: what holds with torch 2.13, in a
+    sentence that begins with the word that :func:`holds` measures."""
 
     number: int
     name: str
@@ -79,7 +80,7 @@ class Rule:
     after: Variant
     shape: tuple[int, ...]
     counted: tuple[str, ...]
-    holds: bool
+    tried: bool
     verdict: str
 
     def example(self, batch: int = TRACED) -> Tensor:
@@ -143,7 +144,7 @@ RULES = (
         (4, 6, 8),
         ("Shape", "Gather", "Concat"),
         True,
-        "Half true: int() saves shape arithmetic as onnxsim does, but around the batch it freezes the batch (rule 3).",
+        "In part: int() saves only what onnxsim saves anyway, and around the batch it freezes the batch (rule 3).",
     ),
     Rule(
         2,
@@ -156,7 +157,7 @@ RULES = (
         (4, 6, 8),
         ("Shape", "Gather", "Concat", "Slice"),
         True,
-        "Holds as economy: both are right for every batch, a size makes shape arithmetic around Resize.",
+        "As economy: both are right for every batch, a size makes shape arithmetic around Resize.",
     ),
     Rule(
         3,
@@ -166,7 +167,7 @@ RULES = (
         (4, 6, 8),
         (),
         True,
-        "Holds: a number for the batch is right at the traced batch only.",
+        "Yes: a number for the batch is right at the traced batch only.",
     ),
     Rule(
         4,
@@ -176,7 +177,7 @@ RULES = (
         (4, 6, 8),
         (),
         True,
-        "Holds once onnxsim has run: both are exported alike, but only sizes that are fixed can be folded.",
+        "As economy, once onnxsim has run: both are exported alike, but only sizes that are fixed can be folded.",
     ),
     Rule(
         5,
@@ -186,7 +187,7 @@ RULES = (
         (4,),
         (),
         True,
-        "Holds, as a lower bound: 11 is old by now, and GridSample needs 16.",
+        "Yes, as a lower bound: 11 is old by now, and GridSample needs 16.",
     ),
     Rule(
         6,
@@ -199,7 +200,7 @@ RULES = (
         (5, 4),
         ("ScatterND", "Expand", "Shape", "Reshape"),
         True,
-        "Holds as economy: the write is exported right, but as ScatterND with computed indices.",
+        "As economy: the write is exported right, but as ScatterND with computed indices.",
     ),
     Rule(
         7,
@@ -209,7 +210,7 @@ RULES = (
         (4, 6, 8),
         (),
         False,
-        "Not needed by the exporter or ONNX Runtime: the same nodes, the same result, one dimension more.",
+        "Not tried: the exporter and ONNX Runtime do not mind, the nodes and the result are the same.",
     ),
     Rule(
         8,
@@ -219,7 +220,7 @@ RULES = (
         (5, 4),
         (),
         False,
-        "A choice of interface, no matter of the exporter: nodes in the graph instead of code in every program.",
+        "Not tried: it is for those who read the output, with nodes in the graph instead of code in every program.",
     ),
 )
 
@@ -266,6 +267,19 @@ def outcome(of: Rule, variant: Variant) -> Outcome:
     nodes = sum(count for name, count in types.items() if name != "Constant")
     simplified = sum(node.op_type != "Constant" for node in onnxsim.simplify(graph)[0].graph.node)
     return Outcome(graph, "", nodes, simplified, sum(types[name] for name in of.counted), rank, tuple(good))
+
+
+def holds(of: Rule, before: Outcome, after: Outcome) -> str:
+    """How far a rule holds: "yes" if what breaks it fails for some batch, "as economy" if following it leaves fewer
+    nodes after onnxsim, "in part" if only before it; "no", or "not tried".
+    """
+    if not of.tried:
+        return "not tried"
+    if before.good_batches != TRIED:
+        return "yes"
+    if before.simplified > after.simplified:
+        return "as economy"
+    return "in part" if before.nodes > after.nodes else "no"
 
 
 def rule_figure(of: Rule, before: Outcome, after: Outcome) -> Figure:
