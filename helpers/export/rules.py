@@ -90,12 +90,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Outcome:
-    """graph: as exported, without simplification; None if the export failed, with error saying why. nodes: all but
-    Constant. simplified: the same after onnxsim. counted: of the rule's operators, in the graph as exported. rank: most
-    dimensions of a tensor. good_batches: those of :data:`TRIED` that give torch's result.
+    """graph: as exported, without simplification; None if the export failed, with error saying why. simple: the same
+    after onnxsim. nodes and simplified: how many nodes the two have, without Constants. counted: of the rule's
+    operators, in the graph as exported. rank: most dimensions of a tensor. good_batches: those of :data:`TRIED` that
+    give torch's result.
     """
 
     graph: onnx.ModelProto | None
+    simple: onnx.ModelProto | None
     error: str
     nodes: int
     simplified: int
@@ -250,7 +252,7 @@ def outcome(of: Rule, variant: Variant) -> Outcome:
             )
             graph = onnx.load(file)
     except Exception as error:  # whatever the exporter raises is the finding
-        return Outcome(None, f"{type(error).__name__}: {first_line(error)}", 0, 0, 0, 0, ())
+        return Outcome(None, None, f"{type(error).__name__}: {first_line(error)}", 0, 0, 0, 0, ())
     types = Counter(node.op_type for node in graph.graph.node)
     rank = max(map(len, GraphIndex(graph).shapes.values()))
     runner = OnnxRunner(graph, optimise=False)
@@ -265,8 +267,9 @@ def outcome(of: Rule, variant: Variant) -> Outcome:
         if result.shape == expected.shape and np.allclose(result, expected, atol=1e-6):
             good.append(batch)
     nodes = sum(count for name, count in types.items() if name != "Constant")
-    simplified = sum(node.op_type != "Constant" for node in onnxsim.simplify(graph)[0].graph.node)
-    return Outcome(graph, "", nodes, simplified, sum(types[name] for name in of.counted), rank, tuple(good))
+    simple = onnxsim.simplify(graph)[0]
+    simplified = sum(node.op_type != "Constant" for node in simple.graph.node)
+    return Outcome(graph, simple, "", nodes, simplified, sum(types[name] for name in of.counted), rank, tuple(good))
 
 
 def holds(of: Rule, before: Outcome, after: Outcome) -> str:
@@ -285,12 +288,15 @@ def holds(of: Rule, before: Outcome, after: Outcome) -> str:
 def rule_figure(of: Rule, before: Outcome, after: Outcome) -> Figure:
     """The two graphs side by side: one box a node, data flowing down; of constants only a Reshape's shape is told.
 
-    Of a graph with more than :data:`DRAWN` nodes only the operators are listed, with how many there are.
+    Of a graph with more than :data:`DRAWN` nodes only the operators are listed, with how many there are. Two that are
+    exported with as many nodes, and differ after onnxsim, are drawn as they are after it.
     """
+    after_onnxsim = before.nodes == after.nodes and before.simplified != after.simplified
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
     for axis, variant, found in zip(axes, (of.before, of.after), (before, after), strict=True):
-        _draw(axis, found.graph)
-        what = f"{found.nodes} nodes, right for batches {list(found.good_batches)}" if found.graph else found.error
+        _draw(axis, found.simple if after_onnxsim else found.graph)
+        nodes = f"{found.nodes} nodes, {found.simplified} after onnxsim" if after_onnxsim else f"{found.nodes} nodes"
+        what = f"{nodes}, right for batches {list(found.good_batches)}" if found.graph else found.error
         axis.set_title("\n".join([variant.code, *textwrap.wrap(what, 75)]), fontsize=9)
         axis.set_axis_off()
     figure.suptitle(f"Rule {of.number}: {of.name}")

@@ -59,6 +59,9 @@ def test_figures_show_what_differs():
     for number, shapes in ((3, ([3, -1], [-1, 192])), (7, ([-1, 2, 2, 6, 8], [-1, 2, 2, 48]))):
         for panel, shape in zip(words(number), shapes, strict=True):
             assert f"Reshape to\n{shape}" in panel
+    for panel, of in zip(words(4), measured(4), strict=True):  # exported alike
+        assert f"{of.nodes} nodes, {of.simplified} after onnxsim" in panel
+        assert panel.count("Shape") == sum(node.op_type == "Shape" for node in of.simple.graph.node)
     assert "opset version 10 is not supported" in words(5)[0].replace("\n", " ")
     broken, _ = words(6)
     assert "1 × ScatterND" in broken
