@@ -419,6 +419,34 @@ def forged_bundle(answer: Any, *, folder: Any) -> Verdict:
     return (copy / "client.py").read_bytes() == (original / "client.py").read_bytes() or "the client is another one"
 
 
+@exercise(
+    "08/3",
+    "The two graphs' detections can be compared picture by picture: what has no partner is in the comparison.",
+    "eight_bits.quantise(lean, quantised, prepared pictures, parts=eight_bits.TRUNK), an OnnxRunner for each of the "
+    "two; then the picture with the most entries in parity.compare(of lean, of quantised).only_first.",
+)
+def hardest_for_eight_bits(answer: str, *, lean: Any, quantised: Any) -> Verdict:
+    from pathlib import Path
+
+    from helpers import paths
+    from helpers.compare import parity
+    from helpers.detector.preprocess import read_picture
+    from helpers.graph import detect
+    from helpers.graph.file import load_onnx
+    from helpers.graph.onnx_runtime import OnnxRunner
+
+    pictures = {file.stem: file for file in (paths.DATA / "demo").glob("*.jpg")}
+    if answer not in pictures:
+        return f"that is no demo picture; they are {', '.join(sorted(pictures))}"
+    if not any(node.op_type == "QuantizeLinear" for node in load_onnx(Path(quantised)).graph.node):
+        return "the graph in quantised has nothing in 8 bits"
+    lost, runners = {}, [OnnxRunner(path) for path in (lean, quantised)]
+    for name, file in pictures.items():
+        found = [detect.detect(runner, read_picture(file)) for runner in runners]
+        lost[name] = len(parity.compare(*found).only_first)
+    return lost[answer] == max(lost.values()) or f"{lost[answer]} are lost on it, and more on another one"
+
+
 # --- 09 a model of one's own ------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
 from helpers import exercises, paths
+from helpers.detector.detections import Detections
 from helpers.exercises import UnknownExerciseError, WrongAnswerError, check, hint, solved
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
@@ -118,6 +120,7 @@ GIVEN = {
     "07/3": {"plain": onnx.ModelProto(), "plan": None, "picture": None},
     "08/1": {"counts": {"backbone": 8, "box head": 2}},
     "08/2": {"folder": "a bundle"},
+    "08/3": {"lean": "a graph", "quantised": "another"},
 }
 EVERY = {found.name: found for found in vars(exercises._answers()).values() if isinstance(found, exercises.Exercise)}
 
@@ -335,6 +338,28 @@ def test_the_exercises_on_deployment(tmp_path):
     (copy / "bundle.json").write_text('{"thresholds": {"mask": 0.5}}')
     with pytest.raises(WrongAnswerError, match="the client says: bundle.json has changed"):
         check("08/2", copy, folder=made)
+
+
+def test_the_picture_that_bears_eight_bits_least(exported, tmp_path, monkeypatch):
+    """Found by running both graphs, not by the student's numbers: here the quantised one finds nothing in one."""
+    plain = exported("standard", (1, 3, 128, 160), masks="lean")
+    eight = onnx.load(plain)
+    eight.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["image_size", "scale"], ["unused"]))
+    eight.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), "scale"))
+    onnx.save(eight, tmp_path / "eight.onnx")
+    box = Detections(
+        np.ones((1, 4), np.float32) * [1, 1, 9, 9], np.ones(1, np.float32), np.zeros(1, int), np.ones((1, 9, 9), bool)
+    )
+    names = [file.stem for file in (paths.DATA / "demo").glob("*.jpg")]
+    given = {"lean": plain, "quantised": tmp_path / "eight.onnx"}
+    runs = itertools.cycle([box, box[:0], *[box] * 14])
+    monkeypatch.setattr("helpers.graph.detect.detect", lambda *_: next(runs))
+    check("08/3", names[0], **given)
+    for answer, words in ((names[1], "more on another one"), ("nothing", "no demo picture")):
+        with pytest.raises(WrongAnswerError, match=words):
+            check("08/3", answer, **given)
+    with pytest.raises(WrongAnswerError, match="nothing in 8 bits"):
+        check("08/3", names[0], lean=plain, quantised=plain)
 
 
 def test_hints_come_in_two_steps(capsys):
