@@ -12,6 +12,7 @@ import functools
 import io
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ def _one_sentence(function: Callable[..., int]) -> Callable[..., None]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """Prove, search and measure models and graphs of your own."""
+    # Each import of mmcv 1 says it, in a paragraph before the one sentence.
+    warnings.filterwarnings("ignore", message="On January 1, 2023, MMCV")
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 A patch module is named ``pNN_what_it_does`` and holds ``PATCH``, a :class:`patches._base.Patch`, and its ``apply`` and
 ``revert``. 01 to 19 make the static export work and agree, 20 to 29 the dynamic batch, 30 to 39 half precision, 40
-to 49 what is deployed.
+to 49 what is deployed, 50 to 59 kinds of model that the course's own are not.
 
     import patches
 

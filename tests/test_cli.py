@@ -140,6 +140,16 @@ def test_models_that_are_not_supported_are_one_sentence(tmp_path, own_files, tex
     assert not (tmp_path / "out" / "model.onnx").exists()
 
 
+def test_a_refusal_is_all_that_is_printed(tmp_path, own_files):
+    config = config_of(tmp_path, own_files, "model = dict(_delete_=True, type='RetinaNet')")
+    files = ["--config", config, "--checkpoint", own_files[1], "--output", tmp_path / "out"]
+    command = [sys.executable, "-m", "helpers.cli", "prove", *map(str, files)]
+    done = subprocess.run(command, cwd=paths.REPO_ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: model.type = RetinaNet is not exported")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

@@ -140,7 +140,7 @@ def prove(
         for v in verdicts(detector, flavour)
     ]
     _write(folder / "settings.json", settings)
-    require_supported(detector, flavour, batch_is_one=batch == 1)
+    require_supported(detector, flavour)
 
     masks = "lean" if detector.with_mask and detector.roi_head.test_cfg.mask_thr_binary == 0.5 else "full"
     file = _export(detector, folder / "model.onnx", flavour, preprocessing, masks, batch, without, announce)
@@ -208,7 +208,7 @@ def _export(
     announce: Callable[[str], None],
 ) -> Path:
     options: dict[str, Any] = {"input_shape": [batch, 3, *preprocessing.input_shape], "masks": masks}
-    applied: Sequence[str] = exporter.CORRECT[flavour]
+    applied: Sequence[str] = (*exporter.CORRECT[flavour], *exporter.KINDS)
     if batch > 1:
         dynamic = exporter.dynamic_options(flavour)
         applied, options["dynamic_axes"] = dynamic["applied"], dynamic["dynamic_axes"]

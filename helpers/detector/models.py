@@ -290,11 +290,23 @@ def load_config(model: str | ModelSpec | None = None) -> Config:
     config = read_config(spec.config)
     config.model.get("backbone", {}).pop("init_cfg", None)
     config.model.pretrained = None
+    _without_process_groups(config.model)
     preprocessing = read_pipeline(config)
     if spec.input_shape:
         preprocessing = preprocessing.at(spec.input_shape)
     config.data = {"test": {"pipeline": mmdet_pipeline(preprocessing)}}
     return config
+
+
+def _without_process_groups(part: Any) -> None:
+    """mmcv's synchronised batch norm, which cannot be built outside of a distributed training, becomes the plain one:
+    the same numbers under the same names, the same function in inference."""
+    if isinstance(part, Mapping) and part.get("type") == "MMSyncBN":
+        part["type"] = "BN"  # type: ignore[index]  # a config is a dictionary
+        for name in ("group", "stats_mode"):
+            part.pop(name, None)  # type: ignore[attr-defined]
+    for inner in part.values() if isinstance(part, Mapping) else part if isinstance(part, (list, tuple)) else ():
+        _without_process_groups(inner)
 
 
 def preprocessing_of(detector: BaseDetector) -> Preprocessing:

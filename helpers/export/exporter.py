@@ -12,7 +12,8 @@ Inputs and outputs of both: ``input`` (1, 3, 800, 1216) float32 as :func:`helper
 ``p10_clip_to_picture``. (Sizes are whole numbers: exact in float32, and in half precision up to 2048.)
 
 mmdet's own export path needs patches: :data:`NEEDED` lets it run at all, :data:`CORRECT` makes it compute what
-inference computes. Both are choices of the caller, so that the broken export can be made and studied.
+inference computes, :data:`KINDS` does both for kinds of model that the course's own are not. They are choices of the
+caller, so that the broken export can be made and studied.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ __all__ = [
     "DYNAMIC",
     "FLAVOURS",
     "HALF",
+    "KINDS",
     "LEAN",
     "NEEDED",
     "ExportError",
@@ -121,6 +123,9 @@ CORRECT = {
 #: As :data:`CORRECT`, but every detection's box has been moved by its class and back, as mmdet exports it and as the
 #: article's graph has it. In FP32 that costs 0.004 px; in half precision it is where NaN begins.
 BOXES_MOVED = {flavour: tuple(name for name in names if name != _UNMOVED) for flavour, names in CORRECT.items()}
+#: The patches for kinds of model that the course's own are not, whose graphs they leave as they are. Applied after
+#: :data:`CORRECT`, unless patches are named.
+KINDS = ("p50_group_norm_in_steps", "p51_pooling_by_windows", "p52_cascade_batch", "p53_swin_batch")
 #: The patches that keep every size but the batch a constant, applied after :data:`CORRECT` for a dynamic batch.
 DYNAMIC = (
     "p20_constant_top_k",
@@ -157,7 +162,7 @@ def dynamic_options(flavour: str = "standard") -> dict[str, Any]:
     """
     _flavour(flavour)
     axes = {name: {0: "batch"} for name in (*INPUT_NAMES, *OUTPUT_NAMES)}
-    return {"applied": (*CORRECT[flavour], *DYNAMIC), "dynamic_axes": axes}
+    return {"applied": (*CORRECT[flavour], *KINDS, *DYNAMIC), "dynamic_axes": axes}
 
 
 def _flavour(name: str, opset: int | None = None) -> Flavour:
@@ -286,9 +291,9 @@ def export_onnx(
 ) -> Path:
     """Export a detector to ``path``, whole or not at all.
 
-    ``applied`` names the patches to export with, in order; the default is :data:`CORRECT`. ``input_shape`` is (N, 3, H,
-    W). ``dynamic_axes`` is torch's; without it every shape is fixed. Each node's ``doc_string`` tells where it comes
-    from; see :func:`origin`.
+    ``applied`` names the patches to export with, in order; the default is :data:`CORRECT` and :data:`KINDS`.
+    ``input_shape`` is (N, 3, H, W). ``dynamic_axes`` is torch's; without it every shape is fixed. Each node's
+    ``doc_string`` tells where it comes from; see :func:`origin`.
 
     probes: prepared pictures, on which ONNX Runtime runs the graph before and after simplification, up to the first in
     which there is something: both must find the same. Without them, simplification is trusted.
@@ -308,7 +313,7 @@ def export_onnx(
     chosen = _flavour(flavour, opset)
     version = opset or chosen.opset
     names = _chosen(flavour, applied, masks)
-    require_supported(detector, flavour, batch_is_one=dynamic_axes is None and input_shape[0] == 1)
+    require_supported(detector, flavour)
     if LEAN in names:
         _check_lean(detector)
     steps = tqdm(total=3 if simplify else 2, desc=f"export {flavour}", unit="step", leave=False)
@@ -479,7 +484,7 @@ def _chosen(flavour: str, applied: Sequence[str] | None, masks: str) -> tuple[st
     """The patches to export with, in order."""
     if masks not in ("full", "lean"):
         raise ExportError(f"there is no form of masks {masks!r}", "use full or lean")
-    names = CORRECT[flavour] if applied is None else tuple(applied)
+    names = (*CORRECT[flavour], *KINDS) if applied is None else tuple(applied)
     if masks == "lean":
         names += tuple(name for name in (LEAN, BY_LEVEL)[: 2 if flavour == "standard" else 1] if name not in names)
     return names

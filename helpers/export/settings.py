@@ -5,7 +5,7 @@ names, and ignores the rest without a word. The table beside this module, ``sett
 that inference reads, with the values that the export honours (tested row by row) and, for all others, why not and what
 to do. It was made by reading mmdet 2.28.2's and mmcv 1.7.2's RPNHead, StandardRoIHead, CascadeRoIHead, BBoxHead,
 multiclass_nms, batched_nms, the coders, the RoI extractors and FCNMaskHead against their ``onnx_export`` twins, and
-holds for the patches of :data:`helpers.export.exporter.CORRECT`.
+holds for the patches of :data:`helpers.export.exporter.CORRECT` and :data:`helpers.export.exporter.KINDS`.
 
 A row of the table: ``key`` as a config spells it; ``at``: where a built detector has it (attributes and keys, every
 member of a list); ``takes``: ``any``, ``mapping``, ``values``, or a range (``above``, ``at_least``, ``at_most``), by
@@ -183,20 +183,12 @@ def require_known_type(config: Config) -> None:
         raise UnsupportedSettingError(f"{row.key} = {_short(str(kind))} is not exported: {row.why}", row.next_step)
 
 
-def require_supported(detector: BaseDetector | Config, flavour: str = "standard", *, batch_is_one: bool = True) -> None:
-    """Nothing, or :class:`UnsupportedSettingError` about the first setting that is refused.
-
-    ``batch_is_one``: whether the graph is to take one picture a run.
-    """
+def require_supported(detector: BaseDetector | Config, flavour: str = "standard") -> None:
+    """Nothing, or :class:`UnsupportedSettingError` about the first setting that is refused."""
     refused = [verdict for verdict in verdicts(detector, flavour) if verdict.verdict == "refused"]
     if refused:
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
         raise UnsupportedSettingError(refused[0].sentence + more, refused[0].next_step)
-    if not batch_is_one and type(getattr(detector, "roi_head", None)).__name__ == "CascadeRoIHead":
-        raise UnsupportedSettingError(
-            "roi_head.type = CascadeRoIHead is not exported for batches: mmdet's export of it takes one picture",
-            "export with a batch of 1",
-        )
 
 
 def _short(value: Any) -> str:

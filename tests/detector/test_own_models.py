@@ -193,3 +193,15 @@ def test_another_input_is_taken(own_files):
     preprocessing = models.preprocessing_of(detector)
     assert preprocessing.input_shape == (64, 64)
     assert prepare(np.zeros((30, 90, 3), np.uint8), preprocessing=preprocessing).resized_shape == (21, 64)
+
+
+def test_synchronised_norms_of_mmcv_are_built_without_a_process_group(tmp_path, own_files):
+    """As the plain ones, under the same names: the checkpoint of the one fits the other."""
+    norm = "dict(type='MMSyncBN', requires_grad=True, stats_mode='N')"
+    heads = f"roi_head=dict(mask_head=dict(norm_cfg={norm}), bbox_head=dict(norm_cfg={norm}))"
+    config = tmp_path / "synced.py"
+    config.write_text(f"_base_ = {str(own_files[0])!r}\nmodel = dict({heads})\n")
+    detector = models.build_architecture(own_model(config, None))
+    norms = [module for module in detector.roi_head.modules() if "BatchNorm" in type(module).__name__]
+    assert {type(norm) for norm in norms} == {torch.nn.BatchNorm2d}
+    assert "roi_head.mask_head.convs.0.bn.running_var" in detector.state_dict()

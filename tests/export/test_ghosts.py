@@ -68,9 +68,10 @@ def test_in_a_batch_each_picture_keeps_its_own(graphs, small_input):
 
 
 @pytest.mark.slow
-def test_a_cascade_with_masks_agrees_and_takes_one_picture(small_detector, small_input, tmp_path):
+@pytest.mark.parametrize("flavour", ["standard", "mmcv"])
+@pytest.mark.parametrize("masks", ["full", "lean"])
+def test_a_cascade_with_masks_agrees_alone_and_in_a_batch(small_detector, small_input, tmp_path, flavour, masks):
     """Its masks are the mean of the stages' probabilities, and empty rows pass through every stage."""
-    from helpers.export.settings import UnsupportedSettingError
 
     def cascade(model):
         few(model)
@@ -82,11 +83,14 @@ def test_a_cascade_with_masks_agrees_and_takes_one_picture(small_detector, small
         model.train_cfg = None
 
     detector = small_detector(3, cascade)
-    prepared = small_input()
-    shape = prepared.tensor.shape
-    runner = OnnxRunner(export.export_onnx(detector, tmp_path / "x.onnx", input_shape=shape))
-    expected = detect_prepared(detector, prepared, rescale=False)
-    assert len(expected) > 3
-    compare(expected, detect.detect_prepared(runner, prepared), RANDOM_MASKS).require()
-    with pytest.raises(UnsupportedSettingError, match="CascadeRoIHead is not exported for batches"):
-        export.export_onnx(detector, tmp_path / "x.onnx", input_shape=shape, **export.dynamic_options())
+    inputs = [small_input(seed) for seed in (1, 2, 3)]
+    expected = [detect_prepared(detector, one, rescale=False) for one in inputs]
+    assert all(len(found) > 3 for found in expected)
+    shape = inputs[0].tensor.shape
+    alone = OnnxRunner(export.export_onnx(detector, tmp_path / "1.onnx", flavour, input_shape=shape, masks=masks))
+    options = export.dynamic_options(flavour)
+    many = export.export_onnx(detector, tmp_path / "n.onnx", flavour, input_shape=shape, masks=masks, **options)
+    together = detect.detect_batch(OnnxRunner(many), inputs)
+    for one, found, in_batch in zip(inputs, expected, together, strict=True):
+        compare(found, detect.detect_prepared(alone, one), RANDOM_MASKS).require()
+        compare(found, in_batch, RANDOM_MASKS).require()
