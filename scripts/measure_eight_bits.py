@@ -39,6 +39,7 @@ FLOAT = "float32"
 #: The quantised parts of each row, and whether activations are symmetric.
 ROWS: dict[str, tuple[tuple[str, ...], bool]] = {
     "everything": (PARTS, True),
+    "everything, unsigned activations": (PARTS, False),
     "backbone, neck and RPN": (eight_bits.TRUNK, True),
     "backbone, neck and RPN, unsigned activations": (eight_bits.TRUNK, False),
     "backbone and neck": (("backbone", "neck"), True),

@@ -12,6 +12,7 @@ from helpers.graph import detect
 from helpers.graph.file import load_onnx
 from helpers.graph.onnx_runtime import OnnxRunner
 from helpers.half_precision.search import agreement
+from helpers.tensorrt import rtx
 
 SHAPE = (1, 3, 256, 320)
 
@@ -47,6 +48,10 @@ def test_a_trunk_in_eight_bits(dynamic, picture, window, tmp_path):
     assert all(zero.dtype == np.int8 and not zero.any() for zero in zeros)
     scales = [tensors[n.input[1]].size for n in model.graph.node if n.op_type == "DequantizeLinear"]
     assert max(scales) >= 80
+    # TensorRT's parser takes it, biases included.
+    read = rtx.parse(rtx.trunk(model))
+    assert read.accepted, read.complaints
+    assert read.layers["QUANTIZE"] > 40
     # Another picture than the one that it was calibrated with.
     feeds = detect.feeds([window("twins", *SHAPE[2:])])
     exact, rounded = (OnnxRunner(path).run(feeds, ["dets", "labels"]) for path in (dynamic, tmp_path / "a.onnx"))
