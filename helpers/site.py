@@ -1,5 +1,5 @@
-"""Executed notebooks as a site that needs no network, made by Sphinx with MyST-NB as ``docs/conf.py`` says, and an
-index of what each page was made from.
+"""Executed notebooks as a site that needs no network, made by Sphinx with MyST-NB as ``docs/conf.py`` says: a page and
+slides of each, and an index of what they were made from.
 """
 
 from __future__ import annotations
@@ -86,6 +86,10 @@ class Chapter:
     def page_name(self) -> str:
         return f"notebooks/{self.path.stem}.html"
 
+    @property
+    def slides_name(self) -> str:
+        return f"slides/{self.path.stem}.html"
+
 
 def _opening(notebook: Any) -> str:
     first = notebook.cells[0] if notebook.cells else None
@@ -114,12 +118,15 @@ def without_solutions(notebook: Any) -> Any:
 
 _DOWNLOADS = """<p class="course-downloads">Made from {made}. This chapter as a notebook:
 <a href="{name}" download>as it ran here</a>, <a href="student/{name}" download>to be solved</a>,
-<a href="solutions/{name}" download>with the solutions</a>.</p>"""
+<a href="solutions/{name}" download>with the solutions</a>. <a href="../{slides}">The same as slides</a>.</p>"""
+_BACK = """<p class="course-downloads">Made from {made}. <a href="../{page}">The chapter as a page</a>.</p>"""
 
 
-def page_source(notebook: Any, chapter: Chapter) -> Any:
+def page_source(notebook: Any, chapter: Chapter, *, slides: bool = False) -> Any:
     """A copy of an executed notebook as Sphinx is given it: solutions folded, photographs as JPEG, alternative text for
     every figure (``mystnb.image.alt`` in the cell's metadata; else the section), of a progress bar its last state.
+
+    ``slides``: it is to become slides, which lead to the page as the page leads to them.
     """
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(copy.deepcopy(notebook), {})
     section = chapter.title
@@ -135,7 +142,8 @@ def page_source(notebook: Any, chapter: Chapter) -> Any:
         cell.outputs = [one for one in cell.outputs if one.output_type != "stream" or one.text.strip()]
         for output in cell.outputs:
             _lighten(output.get("data", {}))
-    links = _DOWNLOADS.format(made=html.escape(str(chapter.source)), name=chapter.path.name)
+    places = {"name": chapter.path.name, "page": chapter.page_name, "slides": chapter.slides_name}
+    links = (_BACK if slides else _DOWNLOADS).format(made=html.escape(str(chapter.source)), **places)
     notebook.cells.insert(1, new_markdown_cell(links))
     if chapter_title(notebook, "") == "":  # a page without a heading is in no table of contents
         notebook.cells.insert(0, new_markdown_cell(f"# {chapter.title}"))
@@ -154,13 +162,17 @@ def _lighten(data: dict[str, Any]) -> None:
         data["image/jpeg"] = base64.b64encode(jpeg.getvalue()).decode()
 
 
-def sphinx(source: Path, output: Path) -> None:
+def sphinx(source: Path, output: Path, *, slides_from: str = "") -> None:
     """Make the pages of a folder of notebooks and Markdown files, as ``docs/conf.py`` says.
+
+    slides_from: make slides of each, and this (a file's name without suffix) is one of them.
 
     Raises:
         SiteBuildError: Sphinx failed; it says why.
     """
-    arguments = ["-q", "-j", "2", "-c", paths.REPO_ROOT / "docs", "-d", output.parent / "doctrees", source, output]
+    kind = ["-t", "slides", "-b", "revealjs", "-D", f"root_doc={slides_from}"] if slides_from else ["-j", "2"]
+    trees = source.parent / f"{source.name}.doctrees"
+    arguments = ["-q", *kind, "-c", paths.REPO_ROOT / "docs", "-d", trees, source, output]
     command = [sys.executable, "-m", "sphinx", *map(str, arguments)]
     done = subprocess.run(command, text=True, capture_output=True, cwd=paths.REPO_ROOT)
     if done.returncode:
@@ -285,7 +297,7 @@ class Site:
         """Forget a chapter's page: if the chapter fails now, an earlier one would look like its result."""
         with artifacts.lock(self.folder / ".lock"):
             self._write(chapter, None)
-            for name in (chapter.page_name, f"notebooks/{chapter.path.name}"):
+            for name in (chapter.page_name, chapter.slides_name, f"notebooks/{chapter.path.name}"):
                 (self.folder / name).unlink(missing_ok=True)
 
     def finish(self, chapter: Chapter, executed: Any = None) -> None:
@@ -314,33 +326,40 @@ class Site:
             work = self.folder / ".building"
             shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
             try:
-                self._lay_out(work / "source")
+                ran = self._lay_out(work / "source", work / "slides")
                 sphinx(work / "source", work / "html")
+                if ran:
+                    sphinx(work / "slides", work / "decks", slides_from=ran[0].path.stem)
+                    (work / "decks").rename(work / "html" / "slides")
                 self._take_over(work / "html")
             except OSError as error:
                 raise SiteBuildError(f"the pages could not be made ({error})", "mend that and run it again") from error
             finally:
                 shutil.rmtree(work, ignore_errors=True)
 
-    def _lay_out(self, source: Path) -> None:
-        """The sources, where the repository has them: so the links between them hold."""
+    def _lay_out(self, source: Path, slides: Path) -> list[Chapter]:
+        """The sources, where the repository has them: so the links between them hold. Returns the chapters that ran."""
         ran = [one for one in self._listed(self._known()) if one.outcome == "ran"]
         for chapter in ran:
             notebook = nbformat.read(self.folder / "notebooks" / chapter.path.name, as_version=4)
-            artifacts.write_text(
-                source / "notebooks" / chapter.path.name, nbformat.writes(page_source(notebook, chapter))
-            )
+            for path, made in (
+                (source / "notebooks", page_source(notebook, chapter)),
+                (slides, page_source(notebook, chapter, slides=True)),
+            ):
+                artifacts.write_text(path / chapter.path.name, nbformat.writes(made))
         beside = [*sorted((paths.REPO_ROOT / "docs").glob("*.md")), *sorted(paths.MODELS.glob("*/MODEL_CARD.md"))]
         names = [path.relative_to(paths.REPO_ROOT) for path in beside]
         for path, name in zip(beside, names, strict=True):
             artifacts.write_text(source / name, path.read_text())
         listed = (f"notebooks/{one.path.stem}" for one in ran), (str(name.with_suffix("")) for name in names)
         artifacts.write_text(source / "index.md", _INDEX % tuple(map("\n".join, listed)))
+        return ran
 
     def _take_over(self, made: Path) -> None:
         """Put what Sphinx made in its place, file by file, the index last."""
         files = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
-        for old in (self.folder / "_images").glob("[0-9a-f]" * 64 + ".*"):  # as MyST-NB names them
+        images = "_images/" + "[0-9a-f]" * 64 + ".*"  # as MyST-NB names them
+        for old in (*self.folder.glob(images), *(self.folder / "slides").glob(images)):
             if old.relative_to(self.folder) not in files:
                 old.unlink()
         for name in sorted(files, key=lambda name: name == Path("index.html")):

@@ -46,7 +46,7 @@ def code(source, *tags):
     return new_code_cell(source, metadata={"tags": list(tags)})
 
 
-def pages_alone(source, output):
+def pages_alone(source, output, **_):
     """In place of Sphinx, which tests/test_site.py tries: a page for each source, with its text."""
     for path in source.rglob("*.*"):
         page = (output / path.relative_to(source)).with_suffix(".html")
