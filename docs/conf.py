@@ -24,11 +24,21 @@ if "slides" in tags:  # noqa: F821 (Sphinx defines it: `-t slides` and `-b revea
     kinds = ("text/html", "image/svg+xml", "image/png", "image/jpeg", "text/markdown", "text/plain")
     nb_mime_priority_overrides = [("revealjs", kind, place) for place, kind in enumerate(kinds)]
     suppress_warnings += ["toc.not_included"]
+    # What it brings and no slide uses.
+    dist = "revealjs/dist"
+    exclude_patterns += [
+        "revealjs/css",
+        "revealjs/plugin",
+        f"{dist}/*.map",
+        f"{dist}/*.esm.js",
+        f"{dist}/theme/fonts/l*",
+    ]
+    exclude_patterns += [f"{dist}/theme/[!w]*.css", f"{dist}/theme/white[!.]*.css", "**.eot", "**.ttf"]
     revealjs_style_theme = "white"
     revealjs_static_path = ["_static"]
     revealjs_css_files = ["pygments.css", "slides.css"]
     size = {"width": 1280, "height": 720, "margin": 0.02, "center": False}
-    revealjs_script_conf = {**size, "hash": True, "slideNumber": "c/t", "transition": "none"}
+    revealjs_script_conf = {**size, "hash": True, "display": "flex", "slideNumber": "c/t", "transition": "none"}
 
 html_theme = "sphinx_book_theme"
 html_theme_options = {
@@ -65,8 +75,26 @@ def _unlink(app: Any, page: nodes.document, name: str) -> None:
             link.replace_self(link.children)
 
 
+_ROOM = 640  # px of a slide's height
+
+
+def _height(part: nodes.Element) -> float:
+    """About how many px high a part of a slide is; slides.css has the sizes of the letters."""
+    if "hide_mode" in part:
+        return 60
+    if isinstance(part, nodes.title):
+        return 70
+    if isinstance(part, nodes.image) or "<img" in _html(part):
+        return 480  # it takes what is left
+    code = list(part.findall(nodes.literal_block))
+    rows = sum(one.astext().count("<tr") for one in part.findall(nodes.raw))
+    text = [one for one in part.findall(nodes.TextElement) if not isinstance(one, (nodes.literal_block, nodes.Inline))]
+    prose = sum(37 * (len(one.astext()) // 95 + 1) + 14 for one in text)
+    return sum(25 + 28 * len(one.astext().splitlines()) for one in code) + 26 * rows + prose
+
+
 def _cut(app: Any, page: nodes.document, name: str) -> None:
-    """Each code cell with its output, each figure and the text before them get a slide of their own."""
+    """Each code cell with its output gets a slide, with the text before it where there is room, and each figure."""
     from sphinx_revealjs.nodes import revealjs_break
 
     for section in list(page.findall(nodes.section)):
@@ -77,17 +105,39 @@ def _cut(app: Any, page: nodes.document, name: str) -> None:
             if "cell" not in part.get("classes", []):
                 slides[-1].append(part)
                 continue
-            # What is folded stays folded, its figures with it.
-            figures = [] if "hide_mode" in part else list(part.findall(nodes.image))
+            figures = []
+            if "hide_mode" not in part:  # what is folded stays folded, its figures with it
+                figures = [one for one in part.findall() if isinstance(one, nodes.image) or "<img" in _html(one)]
             for figure in figures:
                 figure.parent.remove(figure)
             for output in [one for one in part if one.get("nb_element") == "cell_code_output" and not one.children]:
                 part.remove(output)
-            slides += [[part], *([figure] for figure in figures), []]
+            for code in part.findall(nodes.literal_block):
+                widest = max(map(len, code.astext().splitlines()), default=0)
+                code["classes"] += ["wide"] * (widest > 88)
+            if "hide_mode" in part and not slides[-1] and _fits(slides[-2:-1], part):
+                slides[-2].append(part)
+                continue
+            if not _fits(slides[-1:], part):
+                slides.append([])
+            slides[-1].append(part)
+            slides += [*([figure] for figure in figures), []]
+        # What a section ends with stands below what it is about.
+        if _fits(slides[-2:-1], *slides[-1]):
+            slides[-2:] = [slides[-2] + slides[-1]]
         section.clear()
         for number, slide in enumerate(slide for slide in slides if slide):
             section += [revealjs_break(notitle=True)] * (number > 0) + slide
         section += below
+
+
+def _fits(slides: list[list[nodes.Node]], *more: nodes.Node) -> bool:
+    """Whether there is such a slide and it has room for more."""
+    return any(sum(map(_height, [*slide, *more])) <= _ROOM for slide in slides)
+
+
+def _html(node: nodes.Node) -> str:
+    return node.astext() if isinstance(node, nodes.raw) else ""
 
 
 def _setup_slides(app: Any) -> None:

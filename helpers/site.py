@@ -180,6 +180,14 @@ def sphinx(source: Path, output: Path, *, slides_from: str = "") -> None:
         raise SiteBuildError(f"the pages could not be made ({reason[:200]})", "mend that and run any chapter again")
 
 
+def _share_figures(slides: Path, pages: Path) -> None:
+    """Let slides show the files of the pages' figures, which have the same names: of what is in them."""
+    for figure in (slides / "_images").glob("*"):
+        figure.replace(pages / "_images" / figure.name)
+    for deck in slides.glob("*.html"):
+        deck.write_text(deck.read_text().replace(' src="_images/', ' src="../_images/'))
+
+
 _INDEX = """# Mask R-CNN from PyTorch to TensorRT
 
 Its accuracy proven step by step: [what is promised, and what holds it](docs/CONTRACT.md). Every chapter below was
@@ -330,6 +338,7 @@ class Site:
                 sphinx(work / "source", work / "html")
                 if ran:
                     sphinx(work / "slides", work / "decks", slides_from=ran[0].path.stem)
+                    _share_figures(work / "decks", work / "html")
                     (work / "decks").rename(work / "html" / "slides")
                 self._take_over(work / "html")
             except OSError as error:
@@ -359,7 +368,7 @@ class Site:
         """Put what Sphinx made in its place, file by file, the index last."""
         files = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
         images = "_images/" + "[0-9a-f]" * 64 + ".*"  # as MyST-NB names them
-        for old in (*self.folder.glob(images), *(self.folder / "slides").glob(images)):
+        for old in self.folder.glob(images):
             if old.relative_to(self.folder) not in files:
                 old.unlink()
         for name in sorted(files, key=lambda name: name == Path("index.html")):

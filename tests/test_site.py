@@ -51,19 +51,25 @@ def notebooks():
     drawing = png(photograph[:8, :8])
     wide = "x = " + " + ".join(["1000"] * 60)
     steps = ["\rone 0/3", "\rone 3/3", "\n", "\rtwo 0/3", "\rtwo 3/3", "\r       ", "\r"]
+    white = np.full((900, 1990, 3), 255, np.uint8)
+    graph = f'<figure><img style="max-width:none" alt="A graph" src="data:image/png;base64,{png(white)}"></figure>'
     alt = {"image": {"alt": 'The words of the "author"'}}
     one = [
         new_markdown_cell("# One <1>\n\nThe **goal** of `One`, [two](02_two.ipynb), [three](03_three.ipynb).\n\nMore."),
         new_markdown_cell("## A section\n\nIn $a < b$, a zebrafinch, [RoI](../docs/GLOSSARY.md#roi)\n\n$$x^2$$"),
         code("photograph()", outputs=[shown(image_png=png(photograph))]),
         code("draw()", outputs=[shown(image_png=drawing)], mystnb=alt),
+        new_markdown_cell("Sixty lines."),
         code(wide, outputs=[stream(f"{wide}\n" * 60)]),
         code("for _ in tqdm(range(3)): pass", outputs=[stream(step, "stderr") for step in steps]),
         code("silent()", outputs=[stream(step, "stderr") for step in steps[3:]]),
         code("difference()", outputs=[shown(text_html=side_by_side(wide, "y = 1", "before", "after"))]),
+        new_markdown_cell("A graph, as wide as it was drawn."),
+        code("view()", outputs=[shown(text_html=graph), stream("beside it\n")]),
+        new_markdown_cell("What was seen."),
         new_markdown_cell("## Exercises"),
-        code("40 + 2  # the way", "solution", outputs=[stream("the answer\n")]),
         code("1 / 0", outputs=[new_output("error", ename="E", evalue="<b>", traceback=["\x1b[31mE\x1b[0m: <b>"])]),
+        code("40 + 2  # the way", "solution", outputs=[stream("the answer\n")]),
     ]
     two = [code("print('no heading')", outputs=[stream("a wallcreeper\n")])]
     return {"01_one.ipynb": new_notebook(cells=one), "02_two.ipynb": new_notebook(cells=two)}
@@ -152,10 +158,9 @@ def test_nothing_is_fetched_from_elsewhere_and_no_link_inside_is_dead(made, page
                 assert unquote(address.fragment) in there.ids, f"{name} links {address.path}#{address.fragment}"
             seen += 1
     assert seen > 100
+    assert not (made / "slides" / "_images").exists(), "they show the pages' figures"
     assert '"../docs/GLOSSARY.html#roi"' in pages["notebooks/01_one.html"].text, "a word leads to its entry"
     for style in made.rglob("*.css"):
-        if style.parent.name == "theme" and style.name != "white.css":
-            continue  # reveal.js has more of them, which the slides do not use
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", style.read_text()), style.name
 
 
@@ -171,7 +176,7 @@ def test_a_page_can_be_read_without_eyes(pages):
         assert levels.count(1) == 1, name
         assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), (name, levels)
     alts = [image["alt"] for image in pages["notebooks/01_one.html"].all("img")]
-    assert alts == ["Figure: A section", 'The words of the "author"']
+    assert alts == ["Figure: A section", 'The words of the "author"', "A graph"]
 
 
 def test_the_search_finds_words_of_text_and_has_no_need_of_a_server(made, pages):
@@ -187,14 +192,14 @@ def test_a_chapter_can_be_had_as_it_ran_to_be_solved_and_with_its_solutions(made
     links = [one["href"] for one in there if "download" in one]
     ran, student, solutions = (nbformat.read(made / "notebooks" / link, as_version=4) for link in links)
     assert ran.cells[2].outputs[0].data["image/png"] == notebooks["01_one.ipynb"].cells[2].outputs[0].data["image/png"]
-    assert [len(one.cells) for one in (ran, student, solutions)] == [11, 10, 11]
+    assert [len(one.cells) for one in (ran, student, solutions)] == [15, 14, 15]
     assert "the way" not in nbformat.writes(student)
     assert "the way" in nbformat.writes(solutions)
 
 
 def test_photographs_are_light_and_drawings_exact(made, pages, notebooks):
     page = pages["notebooks/01_one.html"]
-    photograph, drawing = (page.path.parent / image["src"] for image in page.all("img"))
+    photograph, drawing = (page.path.parent / image["src"] for image in page.all("img")[:2])
     given = [base64.b64decode(cell.outputs[0].data["image/png"]) for cell in notebooks["01_one.ipynb"].cells[2:4]]
     assert len(given[0]) > 3e6
     assert photograph.stat().st_size + len(page.text) < 3e6
@@ -319,6 +324,8 @@ TURN = """<!doctype html><title>-</title><body><script>
       holds: all("h1, h2, .cell, img").map(one => one.className.split(" ")[0] || one.localName),
       out: [slide, ...all(".cell_input, .cell_output, img, h1, h2")]
         .filter(one => !one.closest("details") && isOut(one)).map(one => one.outerHTML.slice(0, 200)),
+      words: slide.textContent.replace(/\\s+/g, " ").trim().slice(0, 60),
+      cut: slide.scrollHeight > slide.clientHeight + 1 ? slide.scrollHeight : 0,
       stuck: all("pre, .cell_input, .cell_output").filter(one => (one.scrollWidth > one.clientWidth + 1
         || one.scrollHeight > one.clientHeight + 1) && view.getComputedStyle(one).overflow != "auto")
         .map(one => one.outerHTML.slice(0, 200)),
@@ -335,10 +342,14 @@ TURN = """<!doctype html><title>-</title><body><script>
 @pytest.mark.skipif(chromium() is None, reason="there is no Chromium")
 def test_headings_cells_and_figures_have_slides_of_their_own_which_fit_the_screen(made, tmp_path):
     seen = look(made, tmp_path, TURN)
-    cells = [["cell"], ["img"], ["cell"], ["img"], ["cell"], ["cell"], ["cell"], ["cell"]]
-    assert [one["holds"] for one in seen] == [["h1"], ["h2"], *cells[:-1], ["cell"], ["h2"], ["cell"], ["cell"]]
+    headed, cell, figure = ["h2", "cell"], ["cell"], ["img"]
+    cells = [headed, figure, cell, figure, [], cell, cell, cell, cell, cell, figure]
+    assert [one["holds"] for one in seen] == [["h1"], *cells, ["h2", "cell", "cell"]]
+    assert seen[10]["words"] == "A graph, as wide as it was drawn. view() beside it"
+    assert seen[11]["words"] == "What was seen."
     for one in seen:
         assert one["out"] == one["stuck"] == one["fetched"] == []
+        assert one["cut"] == 0, one["words"]
     text = (made / "slides" / "01_one.html").read_text()
     assert 'alt="The words of the &quot;author&quot;"' in text
     assert "<math" in text
