@@ -118,7 +118,8 @@ def _cut(app: Any, page: nodes.document, name: str) -> None:
             if "hide_mode" in part and not slides[-1] and _fits(slides[-2:-1], part):
                 slides[-2].append(part)
                 continue
-            if not _fits(slides[-1:], part):
+            is_first = isinstance(section.parent, nodes.document) and len(slides) == 1
+            if is_first or not _fits(slides[-1:], part):
                 slides.append([])
             slides[-1].append(part)
             slides += [*([figure] for figure in figures), []]

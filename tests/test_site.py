@@ -345,6 +345,8 @@ def test_headings_cells_and_figures_have_slides_of_their_own_which_fit_the_scree
     headed, cell, figure = ["h2", "cell"], ["cell"], ["img"]
     cells = [headed, figure, cell, figure, [], cell, cell, cell, cell, cell, figure]
     assert [one["holds"] for one in seen] == [["h1"], *cells, ["h2", "cell", "cell"]]
+    other = look(made, tmp_path, TURN.replace("01_one", "02_two"))
+    assert [one["holds"] for one in other] == [["h1"], ["cell"]], "the title is by itself"
     assert seen[10]["words"] == "A graph, as wide as it was drawn. view() beside it"
     assert seen[11]["words"] == "What was seen."
     for one in seen:
