@@ -218,7 +218,7 @@ _FIRST_INDEX = """<!doctype html><html lang="en">
 
 
 def index_table(chapters: Sequence[Chapter], pages: Collection[str]) -> str:
-    """The table of chapters. One whose page is not among ``pages``, by its name, has no link.
+    """The table of chapters. A page or slides that are not among ``pages``, by name, are not linked.
 
     The script beside the page brings the column of exercises up to date when one is solved.
     """
@@ -227,15 +227,18 @@ def index_table(chapters: Sequence[Chapter], pages: Collection[str]) -> str:
         title = html.escape(chapter.title)
         linked = chapter.outcome == "ran" and chapter.page_name in pages
         name = f'<a href="{chapter.page_name}">{title}</a>' if linked else title
-        skipped = f"; {chapter.skipped} GPU cells without a GPU" if chapter.skipped else ""
+        if linked and chapter.slides_name in pages:
+            name += f' (<a href="{chapter.slides_name}" aria-label="{title}, slides">slides</a>)'
+        skipped = f"; GPU cells without a GPU: {chapter.skipped}" if chapter.skipped else ""
         has_run = chapter.outcome != "not run"
         number = chapter.path.name[:2]
         rows.append(
             f'<tr><th scope="row">{name}</th><td>{html.escape(chapter.goal)}</td>'
-            f'<td class="number">{f"{chapter.seconds:.0f}" if has_run else ""}</td>'
+            f'<td class="number" data-name="seconds">{f"{chapter.seconds:.0f}" if has_run else ""}</td>'
             f'<td class="{chapter.outcome.replace(" ", "-")}">{chapter.outcome}{skipped}</td>'
-            f"<td>{html.escape(str(chapter.source)) if has_run else ''}</td>"
-            f'<td class="number" data-exercises="{number}">{progress.get(number, "")}</td></tr>'
+            f'<td data-name="made from">{html.escape(str(chapter.source)) if has_run else ""}</td>'
+            f'<td class="number" data-name="exercises solved" data-exercises="{number}">'
+            f"{progress.get(number, '')}</td></tr>"
         )
     names = ("chapter", "what it shows", "seconds", "outcome", "made from", "exercises solved")
     heads = "".join(f'<th scope="col">{name}</th>' for name in names)
@@ -393,7 +396,8 @@ class Site:
     def _write_index(self, records: dict[str, dict[str, Any]]) -> None:
         index = self.folder / "index.html"
         text = index.read_text() if index.is_file() else ""
-        pages = [one.page_name for one in self.chapters if (self.folder / one.page_name).is_file()]
+        names = [name for one in self.chapters for name in (one.page_name, one.slides_name)]
+        pages = [name for name in names if (self.folder / name).is_file()]
         artifacts.write_text(self.folder / "solved.js", exercises.progress_script())
         table = f"<!-- chapters -->{index_table(self._listed(records), pages)}<!-- end -->"
         artifacts.write_text(index, _TABLE.sub(lambda _: table, text if _TABLE.search(text) else _FIRST_INDEX))

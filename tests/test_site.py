@@ -134,6 +134,7 @@ def test_every_chapter_that_ran_and_every_document_has_a_page_and_is_in_each_one
     assert "The goal of One, two, three." in index
     assert 'class="failed">failed' in index
     assert "model emoji, 2026-11-26, no GPU" in index
+    assert re.search(r'<a href="slides/01_one.html" aria-label="One &lt;1&gt;, slides">slides</a>', index)
     assert re.search(r'data-exercises="01">\d of 3</td>', index)
     assert not (made / ".building").exists()
     assert not (made / "jupyter_execute").exists()  # MyST-NB makes it beside its pages
