@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers import exercises, paths, site
+from helpers import environment, exercises, paths, site
 from helpers.graph.views import chromium
 from patches import side_by_side
 
@@ -49,10 +49,13 @@ def notebooks():
     photograph = cv2.imread(str(next(iter(sorted((paths.DATA / "demo").glob("*.jpg"))))))
     photograph = cv2.resize(photograph, (1800, 1800), interpolation=cv2.INTER_CUBIC)
     drawing = png(photograph[:8, :8])
+    above = "a line\n" * 12  # of one digit's contrast axe says nothing
     wide = "x = " + " + ".join(["1000"] * 60)
     steps = ["\rone 0/3", "\rone 3/3", "\n", "\rtwo 0/3", "\rtwo 3/3", "\r       ", "\r"]
     white = np.full((900, 1990, 3), 255, np.uint8)
-    graph = f'<figure><img style="max-width:none" alt="A graph" src="data:image/png;base64,{png(white)}"></figure>'
+    graph = f'<figure><img style="max-width:none" alt="A graph" src="data:image/png;base64,{png(white)}">'
+    graph += "<figcaption><b>What it is</b><br><small>Where it comes from</small></figcaption></figure>"
+    findings = [environment.Finding(name, name, "1.0", "", "") for name in ("ready", "optional", "missing")]
     alt = {"image": {"alt": 'The words of the "author"'}}
     one = [
         new_markdown_cell("# One <1>\n\nThe **goal** of `One`, [two](02_two.ipynb), [three](03_three.ipynb).\n\nMore."),
@@ -63,10 +66,14 @@ def notebooks():
         code(wide, outputs=[stream(f"{wide}\n" * 60)]),
         code("for _ in tqdm(range(3)): pass", outputs=[stream(step, "stderr") for step in steps]),
         code("silent()", outputs=[stream(step, "stderr") for step in steps[3:]]),
-        code("difference()", outputs=[shown(text_html=side_by_side(wide, "y = 1", "before", "after"))]),
+        code(
+            "difference()",
+            outputs=[shown(text_html=side_by_side(f"{above}{wide}", f"{above}y = 1", "before", "after"))],
+        ),
+        code("check()", outputs=[shown(text_html=environment.as_html(findings))]),
         new_markdown_cell("A graph, as wide as it was drawn."),
         code("view()", outputs=[shown(text_html=graph), stream("beside it\n")]),
-        new_markdown_cell("What was seen."),
+        new_markdown_cell(f"What was seen: `{'a.long.name' * 9}`."),
         new_markdown_cell("## Exercises"),
         code("1 / 0", outputs=[new_output("error", ename="E", evalue="<b>", traceback=["\x1b[31mE\x1b[0m: <b>"])]),
         code("40 + 2  # the way", "solution", outputs=[stream("the answer\n")]),
@@ -193,7 +200,7 @@ def test_a_chapter_can_be_had_as_it_ran_to_be_solved_and_with_its_solutions(made
     links = [one["href"] for one in there if "download" in one]
     ran, student, solutions = (nbformat.read(made / "notebooks" / link, as_version=4) for link in links)
     assert ran.cells[2].outputs[0].data["image/png"] == notebooks["01_one.ipynb"].cells[2].outputs[0].data["image/png"]
-    assert [len(one.cells) for one in (ran, student, solutions)] == [15, 14, 15]
+    assert [len(one.cells) for one in (ran, student, solutions)] == [16, 15, 16]
     assert "the way" not in nbformat.writes(student)
     assert "the way" in nbformat.writes(solutions)
 
@@ -344,12 +351,12 @@ TURN = """<!doctype html><title>-</title><body><script>
 def test_headings_cells_and_figures_have_slides_of_their_own_which_fit_the_screen(made, tmp_path):
     seen = look(made, tmp_path, TURN)
     headed, cell, figure = ["h2", "cell"], ["cell"], ["img"]
-    cells = [headed, figure, cell, figure, [], cell, cell, cell, cell, cell, figure]
+    cells = [headed, figure, cell, figure, [], cell, cell, cell, cell, cell, cell, figure]
     assert [one["holds"] for one in seen] == [["h1"], *cells, ["h2", "cell", "cell"]]
     other = look(made, tmp_path, TURN.replace("01_one", "02_two"))
     assert [one["holds"] for one in other] == [["h1"], ["cell"]], "the title is by itself"
-    assert seen[10]["words"] == "A graph, as wide as it was drawn. view() beside it"
-    assert seen[11]["words"] == "What was seen."
+    assert seen[11]["words"] == "A graph, as wide as it was drawn. view() beside it"
+    assert "fromWhat was seen: a.long.name" in seen[12]["words"]
     for one in seen:
         assert one["out"] == one["stuck"] == one["fetched"] == []
         assert one["cut"] == 0, one["words"]
