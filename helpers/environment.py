@@ -139,7 +139,7 @@ def report() -> list[Finding]:
     gpu_action = "GPU cells show recorded runs instead; nothing else is lost"
     trt_action = "with a GPU that TensorRT supports: pip install -r requirements-gpu.txt"
     return [
-        Finding("Python", "ready", platform.python_version(), sys.executable),
+        Finding("Python", "ready", platform.python_version(), paths.shown(sys.executable)),
         Finding("CPU", "ready", f"{os.cpu_count()} cores", f"{platform.machine()}, {platform.system()}"),
         _memory(),
         _disk(),
@@ -187,9 +187,9 @@ def as_html(findings: Sequence[Finding]) -> str:
         rows.append(
             f"<tr><td style='text-align:left;white-space:nowrap'><b style='{colours}'>{mark}</b></td>{row}</tr>"
         )
-    titles = ("", "what", "version", "for", "to do")
-    head = "".join(f"<th style='text-align:left'>{title}</th>" for title in titles)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    titles = {"": "auto", "what": "auto", "version": "auto", "for": "35%", "to do": "25%"}
+    head = "".join(f"<th style='text-align:left;width:{width}'>{title}</th>" for title, width in titles.items())
+    return f"<table style='width:100%'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def as_text(findings: Sequence[Finding]) -> str:

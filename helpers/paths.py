@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from pathlib import Path
 
 from helpers.errors import CourseError
@@ -52,6 +54,16 @@ def unwritable(folder: Path, error: OSError) -> FolderError:
 def build_dir(model_name: str) -> Path:
     """``build/<model>/``, made if it is not there. Raises :class:`FolderError`."""
     return make_folder(build_root() / model_name)
+
+
+def shown(text: str) -> str:
+    """A path, or a text with paths in it, for a page that others read too: the repository's are relative to it, the
+    environment and the folder for temporary files are ``...``, the home folder is ``~``.
+    """
+    temporary = tempfile.gettempdir()
+    for folder, short in ((REPO_ROOT, ""), (sys.prefix, ".../"), (temporary, ".../"), (Path.home(), "~/")):
+        text = text.replace(f"{folder}/", short)
+    return text
 
 
 def own_pictures() -> list[Path]:

@@ -8,7 +8,7 @@ the way; the notebook's solution cell is the way.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -355,24 +355,30 @@ def overflow_without_sub(answer: onnx.ModelProto) -> Verdict:
 
 @exercise(
     "07/3",
-    "The quiet infinities were listed above.",
-    "In map_roi_levels a product overflows and its root does not: whoever reads the product must be in FP32 too.",
+    "The product of two sides overflows. What do their roots do?",
+    "For both Mul that make an area: Sqrt of either side, then Mul of the two roots in the place of the old Sqrt.",
 )
-def finite_levels(answer: Collection[str], *, plain: onnx.ModelProto, plan: Any, picture: Any) -> Verdict:
-    from helpers.graph.detect import feeds
+def levels_without_an_area(answer: onnx.ModelProto, *, plain: onnx.ModelProto, plan: Any, picture: Any) -> Verdict:
+    from helpers.graph import detect
+    from helpers.graph.cut import run_graph
     from helpers.graph.origins import origin
     from helpers.half_precision.simulation import hunt
 
     def in_levels(where: Any) -> bool:
         return any("map_roi_levels" in line for line in where.lines[:1])
 
-    nodes = {node.name: node for node in plain.graph.node}
-    if strangers := [name for name in answer if name not in nodes or not in_levels(origin(nodes[name]))]:
-        return f"{strangers[0]!r} is no node of map_roi_levels"
-    if len(set(answer)) > 8:
-        return "fewer will do: which of them overflow, and which only read what overflowed?"
-    left = [s for s in hunt(plain, feeds([picture]), keep=[*plan.names, *answer]).suspects if in_levels(s.where)]
-    return not left or f"{left[0].node} is still infinite"
+    here = {node.name: node.SerializeToString() for node in answer.graph.node}
+    old = {node.name: node for node in plain.graph.node}
+    changed = [name for name, node in old.items() if here.get(name) != node.SerializeToString()]
+    if strangers := [name for name in changed if not in_levels(origin(old[name]))]:
+        return f"{strangers[0]!r}, which is no node of map_roi_levels, is another one or missing"
+    feeds = detect.feeds([picture])
+    found = hunt(answer, feeds, keep=plan.names).suspects
+    if left := [s for s in found if in_levels(s.where) or s.node not in old or s.node in changed]:
+        return f"{left[0].node!r} is still infinite"
+    wanted, got = (run_graph(model, feeds, ["dets", "labels"]) for model in (plain, answer))
+    same = np.allclose(got["dets"], wanted["dets"], atol=0.01) and np.array_equal(got["labels"], wanted["labels"])
+    return bool(same) or "in FP32 it finds other objects than the graph did before"
 
 
 # --- 08 deploy and measure --------------------------------------------------------------------------------------------

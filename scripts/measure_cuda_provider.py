@@ -5,8 +5,9 @@
 
 The first step needs the course's environment. It exports the embedded model full and lean, plain and with the patches
 for half precision, in FP32 and in float16, the batch free (``--masks``, ``--variants`` and ``--types`` for some of them
-only, or for each patch alone, for boxes moved by their class and back, as the article's graph has them, and for "kept":
-no patch of an NMS, and in float16 what is computed for an NMS alone stays in FP32). It writes
+only, or for each patch alone, for boxes moved by their class and back, as the article's graph has them, for lean graphs
+that sample every RoI on every level, as mmdet's do, and for "kept": no patch of an NMS, and in float16 what is computed
+for an NMS alone stays in FP32); or those of another model, ``--model r50 --random-weights``, say. It writes
 the graphs, their weights (each once), the resized demo pictures (``inputs.npz``) and what the plain lean graph finds in
 FP32 on this CPU (``expected.npz``) into a folder; SHA256SUMS names them all.
 
@@ -17,6 +18,10 @@ The second needs numpy, onnx, onnxruntime-gpu and a copy of this repository, no 
 It checks the sums, runs every graph with inputs and outputs bound to the GPU, compares the detections with the
 expected ones (matched by class and overlap), and says what falls to the CPU. Rows of an earlier run of the same commit
 and GPU in the output are kept. ``--device cpu`` is a dry run.
+
+``--validation N`` adds the AP of each graph over N scenes of the validation set (OpenCV, pycocotools and tqdm are
+needed there then). ``--torchvision`` adds the times of torchvision's maskrcnn_resnet50_fpn at the same size, eager and
+compiled; its weights are random, with scores spread as ``--random-weights`` spreads them.
 """
 
 from __future__ import annotations
@@ -50,9 +55,9 @@ BATCHES = (1, 4)
 SCORE = 0.05
 TYPES = ("float32", "float16")
 MASKS = ("full", "lean")
-VARIANTS = ("plain", "patched", "kept", "moved", "p30", "p31", "p32", "p33", "p34")
+VARIANTS = ("plain", "patched", "kept", "moved", "every-level", "p30", "p31", "p32", "p33", "p34")
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-FORMAT = 1
+FORMAT = 2
 #: Seconds after which a row is timed no longer.
 PATIENCE = 10
 
@@ -69,25 +74,31 @@ def network_inputs(pictures: Array, sizes: Array) -> dict[str, Array]:
 # --- the first step ---------------------------------------------------------------------------------------------------
 
 
-def graphs(types: Sequence[str], masks: Sequence[str], variants: Sequence[str]) -> dict[str, onnx.ModelProto]:
+def graphs(
+    types: Sequence[str], masks: Sequence[str], variants: Sequence[str], name: str, random_weights: bool
+) -> dict[str, onnx.ModelProto]:
     """The graphs of the table, by their files' names; the batch is free."""
+    from helpers.detector import models
     from helpers.export import exporter
     from helpers.graph.file import load_onnx
     from helpers.half_precision.plan import cast_islands, feeding_fp32_only
 
     found = {}
     options = exporter.dynamic_options()
+    detector = models.build_random_detector(name) if random_weights else models.load_detector(name)
     ends = {"plain": options["applied"], "patched": (*options["applied"], *exporter.HALF)}
     ends["kept"] = (*options["applied"], *exporter.HALF[2:])
     ends["moved"] = (*exporter.BOXES_MOVED["standard"], *exporter.DYNAMIC)
+    ends["every-level"] = (*options["applied"], exporter.LEAN)
     ends |= {name.split("_")[0]: (*options["applied"], name) for name in exporter.HALF}
     for form in masks:
-        for name in variants:
-            chosen = {**options, "applied": ends[name], "masks": form}
-            model = load_onnx(exporter.make_onnx("emoji", label=f"dynamic-{form}-{name}", **chosen))
+        for variant in variants:
+            chosen = {**options, "applied": ends[variant], "masks": "full" if variant == "every-level" else form}
+            label = f"dynamic-{form}-{variant}{'-random' if random_weights else ''}"
+            model = load_onnx(exporter.make_onnx(name, label=label, detector=detector, **chosen))
             for kind in types:
-                keep = feeding_fp32_only(model) if name == "kept" else ()
-                found[f"{form}-{name}-{kind}"] = model if kind == "float32" else cast_islands(model, keep)
+                keep = feeding_fp32_only(model) if variant == "kept" else ()
+                found[f"{form}-{variant}-{kind}"] = model if kind == "float32" else cast_islands(model, keep)
     return found
 
 
@@ -129,10 +140,11 @@ def prepare(folder: Path, options: Any) -> None:
         "sizes": np.array([picture.resized_shape for picture in pictures]),
     }
     inputs = network_inputs(**stored)
-    for name, model in graphs(options.types, options.masks, options.variants).items():
+    which = (options.model, options.random_weights)
+    for name, model in graphs(options.types, options.masks, options.variants, *which).items():
         write_graph(folder / f"{name}.onnx", model)
     with tempfile.TemporaryDirectory() as scratch:
-        (reference,) = graphs(("float32",), ("lean",), ("plain",)).values()
+        (reference,) = graphs(("float32",), ("lean",), ("plain",), *which).values()
         write_graph(Path(scratch) / "reference.onnx", reference)
         session = Session(Path(scratch) / "reference.onnx", "cpu")
     each = [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(len(files))]
@@ -141,7 +153,12 @@ def prepare(folder: Path, options: Any) -> None:
     for name, arrays in (("inputs", stored), ("expected", expected)):
         with artifacts.whole_file(folder / f"{name}.npz") as temporary:
             np.savez_compressed(temporary, allow_pickle=False, **arrays)
-    about = {"format": FORMAT, "commit": evidence.commit(), "pictures": [file.stem for file in files]}
+    about = {
+        "format": FORMAT,
+        "commit": evidence.commit(),
+        "model": f"{options.model}{', random weights' if options.random_weights else ''}",
+        "pictures": [file.stem for file in files],
+    }
     artifacts.write_text(folder / "about.json", json.dumps(about))
     names = sorted(path.name for path in folder.iterdir())
     lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
@@ -249,6 +266,80 @@ class Session:
         return dict(zip(OUTPUTS, binding.copy_outputs_to_cpu(), strict=True)), seconds
 
 
+class OneByOne:
+    """A :class:`Session` as a runner of :mod:`helpers.graph.runner`, for AP."""
+
+    name, output_names = "the graph", OUTPUTS
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.input_shapes = {one.name: tuple(one.shape) for one in session.session.get_inputs()}
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        found = self.session.run(feeds, 0)[0]
+        return {name: found[name].astype(np.float32 if name != "labels" else np.int64) for name in outputs or OUTPUTS}
+
+
+def average_precision(session: Session, scenes: int) -> dict[str, float]:
+    """AP in points over so many scenes at equal distances in the validation set, one by one."""
+    from helpers.detector import evaluation
+    from helpers.graph import detect
+
+    runner = OneByOne(session)
+    found = evaluation.evaluate(evaluation.load_set().spread(scenes), lambda picture: detect.detect(runner, picture))
+    return {"box AP": round(100 * found.box, 2), "mask AP": round(100 * found.mask, 2), "scenes": scenes}
+
+
+def torchvision_rows(inputs: Mapping[str, Array], options: Any) -> list[dict[str, Any]]:
+    """Times of torchvision's model for the first pictures, whole and up to its 28 x 28 masks, eager and compiled."""
+    import torch
+    import torchvision
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(0)
+    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=800, max_size=1333).eval()
+    # As build_random_detector does it: scores of 1 / 91 each would leave no detection and no work for the mask head.
+    with torch.no_grad():
+        for layer, gain in ((model.rpn.head.cls_logits, 60.0), (model.roi_heads.box_predictor.cls_score, 60.0)):
+            layer.weight.mul_(gain)
+    model.to(options.device)
+
+    def lean(pictures: list[torch.Tensor]) -> Any:
+        batch, _ = model.transform(pictures)
+        features = model.backbone(batch.tensors)
+        proposals, _ = model.rpn(batch, features)
+        return model.roi_heads(features, proposals, batch.image_sizes)[0]
+
+    rows = []
+    ways = {"full-eager": model, "lean-eager": lean, "full-compiled": torch.compile(model)}
+    for name, way in ways.items():
+        for batch in options.batches:
+            row: dict[str, Any] = {"graph": f"torchvision-{name}-float32", "batch": batch}
+            given = [(torch.from_numpy(one) * 0.22 + 0.45).to(options.device) for one in inputs["input"][:batch]]
+            try:
+                seconds = []
+                with torch.no_grad():
+                    for number in range(options.rounds + 3):
+                        start = time.perf_counter()
+                        found = way(given)
+                        if options.device == "cuda":
+                            torch.cuda.synchronize()
+                        if number >= 3:
+                            seconds.append(time.perf_counter() - start)
+                            if len(seconds) >= 3 and sum(seconds) > PATIENCE:
+                                break
+            except Exception as error:
+                rows.append({**row, "error": str(error).splitlines()[0][:300]})
+                continue
+            row["ms"], row["least ms"] = (round(1e3 * kind(seconds), 2) for kind in (statistics.median, min))
+            row["found"] = sum(len(one["boxes"]) for one in found)
+            row["version"] = f"torchvision {torchvision.__version__}, PyTorch {torch.__version__}"
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
 def placement(path: Path, feeds: Mapping[str, Array], device: str) -> dict[str, int]:
     """How many nodes ran on each provider, by the profile of one run; those on the CPU by operator."""
     options = ort.SessionOptions()
@@ -307,6 +398,8 @@ def measure(
     row["least ms"] = round(1e3 * min(seconds), 2)
     row |= agreement({name: array[: len(found["dets"])] for name, array in expected.items()}, found)
     row["MiB in use"] = memory_used()
+    if options.validation and batch == options.batches[0]:
+        row |= average_precision(session, options.validation)
     if batch == 1:
         row["nodes"] = placement(path, {name: array[:1] for name, array in inputs.items()}, options.device)
     return row
@@ -323,7 +416,7 @@ def earlier_rows(path: Path, commit: str | None, machine: dict[str, Any]) -> lis
 
 def run(folder: Path, options: Any) -> None:
     about, inputs, expected = read(folder)
-    paths = [path for path in sorted(folder.glob("*.onnx")) if not options.graphs or path.stem in options.graphs]
+    paths = [path for path in sorted(folder.glob("*.onnx")) if options.graphs is None or path.stem in options.graphs]
     head = evidence.head(
         "exported graphs in ONNX Runtime's CUDA provider, TF32 off, outputs left on the GPU; see the script",
         {"gpu": gpu_name(), "onnxruntime": ort.__version__, "device": options.device},
@@ -335,7 +428,9 @@ def run(folder: Path, options: Any) -> None:
             rows = [row for row in rows if (row["graph"], row["batch"]) != (path.stem, batch)]
             rows.append(measure(path, batch, inputs, expected, options))
             print(json.dumps(rows[-1]), flush=True)
-    evidence.save(options.output, {**head, "pictures": about["pictures"], "rows": rows})
+    if options.torchvision:
+        rows = [row for row in rows if not row["graph"].startswith("torchvision")] + torchvision_rows(inputs, options)
+    evidence.save(options.output, {**head, "model": about["model"], "pictures": about["pictures"], "rows": rows})
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -346,13 +441,17 @@ def main(words: Sequence[str] | None = None) -> None:
     first.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES), help="of the graphs (both)")
     first.add_argument("--masks", nargs="+", choices=MASKS, default=list(MASKS), help="of the graphs (both)")
     first.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS[:2]), help="plain and patched")
+    first.add_argument("--model", default="emoji", metavar="NAME", help="emoji (default) or r50")
+    first.add_argument("--random-weights", action="store_true", help="random weights, where there is no checkpoint")
     second = steps.add_parser("run", help="measure, on a machine with a GPU")
     second.add_argument("folder", type=Path)
     second.add_argument("--output", type=Path, required=True, help="JSON file to write")
     second.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     second.add_argument("--rounds", type=int, default=30, help="timed runs of each row (30)")
     second.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
-    second.add_argument("--graphs", nargs="+", help="some graphs only, by file name without .onnx")
+    second.add_argument("--graphs", nargs="*", help="some graphs only, by file name without .onnx")
+    second.add_argument("--validation", type=int, default=0, metavar="N", help="AP over N scenes too (0)")
+    second.add_argument("--torchvision", action="store_true", help="times of torchvision's model too")
     options = parser.parse_args(words)
     if options.step == "prepare":
         prepare(options.folder, options)

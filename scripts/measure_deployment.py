@@ -1,4 +1,4 @@
-"""What a picture costs in mmdet's PyTorch, in the full graph, and in the lean graph with pasting: one table, one JSON.
+"""What a picture costs in mmdet's PyTorch, in the full graph, and in lean graphs with pasting: one table, one JSON.
 
     python scripts/measure_deployment.py --output evidence/deployment_emoji.json
     python scripts/measure_deployment.py --model r50 --random-weights --output evidence/deployment_r50.json
@@ -40,6 +40,7 @@ from helpers.graph.file import load_onnx
 from helpers.graph.onnx_runtime import OnnxRunner
 
 PYTORCH, FULL, LEAN = "mmdet, PyTorch", "full graph", "lean graph and pasting"
+EVERY_LEVEL = "lean graph with every RoI on every level"
 
 
 def agreement(reference: Detections, found: Detections) -> dict[str, Any]:
@@ -68,7 +69,12 @@ def main(words: Sequence[str] | None = None) -> None:
     make = models.build_random_detector if arguments.random_weights else models.load_detector
     detector, label = make(arguments.model), "random" if arguments.random_weights else ""
     export = functools.partial(exporter.make_onnx, arguments.model, detector=detector)
-    files = {FULL: export(label=label), LEAN: export(label=f"{label}-lean".strip("-"), masks="lean")}
+    without = (*exporter.CORRECT["standard"], exporter.LEAN)
+    files = {
+        FULL: export(label=label),
+        EVERY_LEVEL: export(label=f"{label}-every-level".strip("-"), applied=without),
+        LEAN: export(label=f"{label}-lean".strip("-"), masks="lean"),
+    }
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     runners = {name: OnnxRunner(file, threads=cores) for name, file in files.items()}

@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import shutil
 import subprocess
+import sys
+import tempfile
 
 from helpers import environment, paths
 from helpers.compat import ensure_torchvision
@@ -27,6 +29,16 @@ def test_a_wrong_setting_is_a_line_of_the_report(monkeypatch, tmp_path):
     assert found.status == "missing"
     assert "no such file" in found.purpose
     assert found.action
+
+
+def test_paths_are_shown_without_the_folders_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", "/opt/python")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setattr(sys, "executable", str(paths.REPO_ROOT / ".venv" / "bin" / "python"))
+    assert next(finding for finding in report() if finding.name == "Python").purpose == ".venv/bin/python"
+    frames = f"/opt/python/lib/torch.py(1): f\n{tmp_path}/cell.py(2): g\n/home/somebody/h.py(3): /usr/bin/c++"
+    assert paths.shown(frames) == ".../lib/torch.py(1): f\n.../cell.py(2): g\n~/h.py(3): /usr/bin/c++"
 
 
 def test_a_missing_package_is_missing():

@@ -177,6 +177,38 @@ def test_the_overflow_exercise_takes_no_sub_and_no_nameless_node():
         check("07/2", model("y = Add (x, x)"))
 
 
+AREA = "a = Mul (w, h) s = Sqrt (a)"
+SAFE = "r = Sqrt (w) t = Sqrt (h) s = Mul (r, t)"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (SAFE, None),
+        (AREA, "'s' is still infinite|'a' is still infinite"),
+        ("c = Constant <value = float {2}> () m = Min (w, c) s = Mul (m, h)", "other objects"),
+        (f"{SAFE} dets = Abs (s)", "'dets', which is no node of map_roi_levels"),
+    ],
+)
+def test_the_area_exercise_wants_the_same_levels_without_the_area(text, reason, monkeypatch):
+    def graph(levels):
+        rest = "" if "dets" in levels else "dets = Identity (s)"
+        made = onnx.parser.parse_model(
+            f"""<ir_version: 8, opset_import: ["": 16]>
+            g (float[1] w, float[1] h) => (float[1] dets, int64[1] labels)
+            {{ {levels} {rest} labels = Constant <value = int64[1] {{7}}> () }}"""
+        )
+        for node in made.graph.node:
+            node.name = node.output[0]
+            node.doc_string = "\na.py:1 map_roi_levels" if node.name in ("a", "s") else ""
+        return made
+
+    monkeypatch.setattr("helpers.graph.detect.feeds", lambda _: dict.fromkeys("wh", np.array([300], np.float32)))
+    given = {"plain": graph(AREA), "plan": SimpleNamespace(names=()), "picture": None}
+    with contextlib.nullcontext() if reason is None else pytest.raises(WrongAnswerError, match=reason):
+        check("07/3", graph(text), **given)
+
+
 def test_the_frozen_batch_exercise():
     class Whole(torch.nn.Module):
         def forward(self, x):

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from scipy.optimize import linear_sum_assignment
 
 from helpers.detector.detections import Detections, box_iou, mask_iou
@@ -233,6 +234,7 @@ def comparison_figure(
 
     Matched detections are thin and white, those without a partner thick and orange with their class and score. The
     heat map counts, at each pixel, the matched masks of which exactly one covers it, and the masks without a partner.
+    Boxes without an area, or with numbers that are not finite, are counted and not drawn.
     """
     parity = compare(first, second, tolerance, class_names=class_names)
     figure, axes = plt.subplots(1, 3, figsize=(18, 4.6), layout="constrained")
@@ -250,7 +252,7 @@ def comparison_figure(
     heat = axes[2].imshow(
         np.ma.masked_equal(difference, 0), cmap="inferno_r", vmin=0, vmax=max(2, int(difference.max()))
     )
-    figure.colorbar(heat, ax=axes[2], label="masks that differ")
+    figure.colorbar(heat, ax=axes[2], label="masks that differ", ticks=MaxNLocator(integer=True))
     axes[2].set_title(f"masks differ at {np.count_nonzero(difference)} of {difference.size} pixels")
     for axis in axes:
         axis.set_axis_off()
@@ -267,14 +269,20 @@ def _draw(
     class_names: Sequence[str],
 ) -> None:
     axis.imshow(picture[..., ::-1])
-    shown: npt.NDArray[np.bool_] = np.asarray(np.isfinite(found.boxes).all(axis=1))
+    height, width = picture.shape[:2]
+    sound = np.isfinite(found.boxes[:, 2:]) & np.isfinite(found.boxes[:, :2])
+    shown: npt.NDArray[np.bool_] = np.asarray((sound & (found.boxes[:, 2:] > found.boxes[:, :2])).all(axis=1))
     for index in (i for i in (*matched, *alone) if shown[i]):
         x1, y1, x2, y2 = found.boxes[index]
-        colour, width = ("white", 0.8) if index in matched else ("orange", 3)
-        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=width))
+        colour, line = ("white", 0.8) if index in matched else ("orange", 3)
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=line))
     # The strongest few get words; more would hide the picture.
     for index in alone[shown[alone]][:8]:
         label = int(found.labels[index])
         text = f"{class_names[label] if class_names else label} {found.scores[index]:.2f}"
-        x, y = found.boxes[index, :2]
-        axis.text(x, y, text, color="black", fontsize=8, backgroundcolor="orange")
+        # Above its box; under the box's upper edge where the panel's title would be hidden. To the inside of the panel.
+        x1, y1, x2, _ = found.boxes[index].clip(0, [width, height, width, height])
+        x, side = (x1, "left") if x1 + x2 < width else (x2, "right")
+        vertical = "top" if y1 < height / 8 else "bottom"
+        plate = {"facecolor": "orange", "edgecolor": "none", "pad": 1}
+        axis.text(x, y1, text, color="black", fontsize=8, ha=side, va=vertical, bbox=plate)

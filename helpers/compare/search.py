@@ -90,6 +90,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+#: More boxes than these hide the picture.
+DRAWN = 12
 # Operators whose output holds numbers of their first input (all inputs, for Concat) and no others, with the ATen
 # operators that they are exported from where they may change the order of numbers, or leave some out.
 _SLICES = ("slice", "select", "split", "split_with_sizes", "unbind", "chunk")
@@ -597,8 +599,9 @@ def difference_figure(
 ) -> Figure:
     """Where in the picture the finding's symptom differs from what the reference run has in its place.
 
-    Boxes are drawn where only one side has them; feature maps as a heat map of the mean difference over channels;
-    anything else as the two bags of numbers. ``picture`` is the (H, W, 3) BGR picture that ``prepared`` was made from.
+    Boxes are drawn where only one side has them, the first :data:`DRAWN` in the tensor's order; feature maps as a heat
+    map of the mean difference over channels; anything else as the two bags of numbers. ``picture`` is the (H, W, 3)
+    BGR picture that ``prepared`` was made from.
 
     Raises:
         NoDisagreementError: there is no finding.
@@ -661,12 +664,17 @@ def _boxes(array: Array) -> Array:
 
 def _draw_boxes(axis: Axes, picture: npt.NDArray[np.uint8], expected: Array, got: Array) -> None:
     # Rounded to a tenth of a pixel: coarser than any rounding error here, finer than any two neighbouring boxes.
-    keys = [{tuple(row) for row in np.round(boxes, 1)} for boxes in (expected, got)]
-    axis.imshow(picture[..., ::-1], alpha=0.6)
-    sides = ((keys[0] - keys[1], "#1f77b4", "only PyTorch"), (keys[1] - keys[0], "#ff7f0e", "only the graph"))
-    for rows, colour, name in sides:
-        lines = [[(a, b), (c, b), (c, d), (a, d), (a, b)] for a, b, c, d in rows]
-        axis.add_collection(LineCollection(lines, colors=colour, linewidths=0.8, label=f"{name}: {len(rows)} boxes"))
-    axis.plot([], [], " ", label=f"both: {len(keys[0] & keys[1])} boxes (not drawn)")
+    first, second = (dict.fromkeys(map(tuple, np.round(boxes, 1))) for boxes in (expected, got))
+    axis.imshow(picture[..., ::-1], alpha=0.5)
+    for found, other, colour, name in (
+        (first, second, "#1f77b4", "only PyTorch"),
+        (second, first, "#cf222e", "only the graph"),
+    ):
+        rows = [row for row in found if row not in other]
+        lines = [[(a, b), (c, b), (c, d), (a, d), (a, b)] for a, b, c, d in rows[:DRAWN]]
+        few = f", the first {DRAWN} drawn" if len(rows) > DRAWN else ""
+        label = f"{name}: {len(rows)} boxes{few}"
+        axis.add_collection(LineCollection(lines, colors=colour, linewidths=1.6, label=label))
+    axis.plot([], [], " ", label=f"both: {len(first.keys() & second.keys())} boxes (not drawn)")
     axis.legend(loc="lower right")
     axis.set_axis_off()

@@ -83,7 +83,7 @@ class Detections:
         mask_threshold: float = 0.5,
         drop_padding: bool = True,
     ) -> Detections:
-        """From one picture of an exported graph: dets (N, 5), labels (N,), masks (N, H, W) of probabilities.
+        """From one picture of an exported graph: dets (N, 5), labels (N,), masks (N, H, W) of probabilities or bool.
 
         An exported graph pads to a fixed number of rows; the padding rows have a zero box and a zero score.
         ``drop_padding`` removes rows whose score is not positive, which no real detection has.
@@ -92,7 +92,7 @@ class Detections:
             boxes=np.asarray(dets[:, :4], np.float32),
             scores=np.asarray(dets[:, 4], np.float32),
             labels=np.asarray(labels, np.int64),
-            masks=np.asarray(masks) >= mask_threshold,
+            masks=masks if masks.dtype == bool else masks >= mask_threshold,
         )
         return found[found.scores > 0] if drop_padding else found
 

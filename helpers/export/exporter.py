@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BOXES_MOVED",
+    "BY_LEVEL",
     "CORRECT",
     "DYNAMIC",
     "FLAVOURS",
@@ -141,6 +142,9 @@ HALF = (
 
 #: The patch that ``masks="lean"`` exports with.
 LEAN = "p40_lean_masks"
+#: In the ``standard`` flavour, which is ONNX Runtime's, lean graphs have it too: the same numbers sooner. It needs
+#: NonZero, whose result has a size that TensorRT learns at run time only: the ``mmcv`` flavour goes without.
+BY_LEVEL = "p41_roi_align_by_level"
 
 
 def dynamic_options(flavour: str = "standard") -> dict[str, Any]:
@@ -476,7 +480,9 @@ def _chosen(flavour: str, applied: Sequence[str] | None, masks: str) -> tuple[st
     if masks not in ("full", "lean"):
         raise ExportError(f"there is no form of masks {masks!r}", "use full or lean")
     names = CORRECT[flavour] if applied is None else tuple(applied)
-    return (*names, LEAN) if masks == "lean" and LEAN not in names else names
+    if masks == "lean":
+        names += tuple(name for name in (LEAN, BY_LEVEL)[: 2 if flavour == "standard" else 1] if name not in names)
+    return names
 
 
 def _check_lean(detector: BaseDetector) -> None:

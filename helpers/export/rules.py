@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["RULES", "Outcome", "Rule", "RuleError", "Variant", "outcome", "rule", "rule_figure"]
+__all__ = ["RULES", "Outcome", "Rule", "RuleError", "Variant", "holds", "outcome", "rule", "rule_figure"]
 
 _BATCH = {0: "batch"}
 _ALL = {0: "batch", 2: "height", 3: "width"}
@@ -71,7 +71,8 @@ class Variant:
 @dataclass(frozen=True)
 class Rule:
     """One rule. number: the article's. shape: example input without the batch. counted: operators to compare, none for
-    all of them. verdict: what holds with torch 2.13, which the tests hold against the measured outcomes."""
+    all of them. tried: whether what the rule is about shows in a graph. verdict: what holds with torch 2.13, in a
+    sentence that begins with the word that :func:`holds` measures."""
 
     number: int
     name: str
@@ -79,7 +80,7 @@ class Rule:
     after: Variant
     shape: tuple[int, ...]
     counted: tuple[str, ...]
-    holds: bool
+    tried: bool
     verdict: str
 
     def example(self, batch: int = TRACED) -> Tensor:
@@ -89,12 +90,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Outcome:
-    """graph: as exported, without simplification; None if the export failed, with error saying why. nodes: all but
-    Constant. simplified: the same after onnxsim. counted: of the rule's operators, in the graph as exported. rank: most
-    dimensions of a tensor. good_batches: those of :data:`TRIED` that give torch's result.
+    """graph: as exported, without simplification; None if the export failed, with error saying why. simple: the same
+    after onnxsim. nodes and simplified: how many nodes the two have, without Constants. counted: of the rule's
+    operators, in the graph as exported. rank: most dimensions of a tensor. good_batches: those of :data:`TRIED` that
+    give torch's result.
     """
 
     graph: onnx.ModelProto | None
+    simple: onnx.ModelProto | None
     error: str
     nodes: int
     simplified: int
@@ -143,7 +146,7 @@ RULES = (
         (4, 6, 8),
         ("Shape", "Gather", "Concat"),
         True,
-        "Half true: int() saves shape arithmetic as onnxsim does, but around the batch it freezes the batch (rule 3).",
+        "In part: int() saves only what onnxsim saves anyway, and around the batch it freezes the batch (rule 3).",
     ),
     Rule(
         2,
@@ -156,7 +159,7 @@ RULES = (
         (4, 6, 8),
         ("Shape", "Gather", "Concat", "Slice"),
         True,
-        "Holds as economy: both are right for every batch, a size makes shape arithmetic around Resize.",
+        "As economy: both are right for every batch, a size makes shape arithmetic around Resize.",
     ),
     Rule(
         3,
@@ -166,7 +169,7 @@ RULES = (
         (4, 6, 8),
         (),
         True,
-        "Holds: a number for the batch is right at the traced batch only.",
+        "Yes: a number for the batch is right at the traced batch only.",
     ),
     Rule(
         4,
@@ -176,7 +179,7 @@ RULES = (
         (4, 6, 8),
         (),
         True,
-        "Holds once onnxsim has run: both are exported alike, but only sizes that are fixed can be folded.",
+        "As economy, once onnxsim has run: both are exported alike, but only sizes that are fixed can be folded.",
     ),
     Rule(
         5,
@@ -186,7 +189,7 @@ RULES = (
         (4,),
         (),
         True,
-        "Holds, as a lower bound: 11 is old by now, and GridSample needs 16.",
+        "Yes, as a lower bound: 11 is old by now, and GridSample needs 16.",
     ),
     Rule(
         6,
@@ -199,7 +202,7 @@ RULES = (
         (5, 4),
         ("ScatterND", "Expand", "Shape", "Reshape"),
         True,
-        "Holds as economy: the write is exported right, but as ScatterND with computed indices.",
+        "As economy: the write is exported right, but as ScatterND with computed indices.",
     ),
     Rule(
         7,
@@ -209,7 +212,7 @@ RULES = (
         (4, 6, 8),
         (),
         False,
-        "Not needed by the exporter or ONNX Runtime: the same nodes, the same result, one dimension more.",
+        "Not tried: the exporter and ONNX Runtime do not mind, the nodes and the result are the same.",
     ),
     Rule(
         8,
@@ -219,7 +222,7 @@ RULES = (
         (5, 4),
         (),
         False,
-        "A choice of interface, no matter of the exporter: nodes in the graph instead of code in every program.",
+        "Not tried: it is for those who read the output, with nodes in the graph instead of code in every program.",
     ),
 )
 
@@ -249,7 +252,7 @@ def outcome(of: Rule, variant: Variant) -> Outcome:
             )
             graph = onnx.load(file)
     except Exception as error:  # whatever the exporter raises is the finding
-        return Outcome(None, f"{type(error).__name__}: {first_line(error)}", 0, 0, 0, 0, ())
+        return Outcome(None, None, f"{type(error).__name__}: {first_line(error)}", 0, 0, 0, 0, ())
     types = Counter(node.op_type for node in graph.graph.node)
     rank = max(map(len, GraphIndex(graph).shapes.values()))
     runner = OnnxRunner(graph, optimise=False)
@@ -264,19 +267,36 @@ def outcome(of: Rule, variant: Variant) -> Outcome:
         if result.shape == expected.shape and np.allclose(result, expected, atol=1e-6):
             good.append(batch)
     nodes = sum(count for name, count in types.items() if name != "Constant")
-    simplified = sum(node.op_type != "Constant" for node in onnxsim.simplify(graph)[0].graph.node)
-    return Outcome(graph, "", nodes, simplified, sum(types[name] for name in of.counted), rank, tuple(good))
+    simple = onnxsim.simplify(graph)[0]
+    simplified = sum(node.op_type != "Constant" for node in simple.graph.node)
+    return Outcome(graph, simple, "", nodes, simplified, sum(types[name] for name in of.counted), rank, tuple(good))
+
+
+def holds(of: Rule, before: Outcome, after: Outcome) -> str:
+    """How far a rule holds: "yes" if what breaks it fails for some batch, "as economy" if following it leaves fewer
+    nodes after onnxsim, "in part" if only before it; "no", or "not tried".
+    """
+    if not of.tried:
+        return "not tried"
+    if before.good_batches != TRIED:
+        return "yes"
+    if before.simplified > after.simplified:
+        return "as economy"
+    return "in part" if before.nodes > after.nodes else "no"
 
 
 def rule_figure(of: Rule, before: Outcome, after: Outcome) -> Figure:
     """The two graphs side by side: one box a node, data flowing down; of constants only a Reshape's shape is told.
 
-    Of a graph with more than :data:`DRAWN` nodes only the operators are listed, with how many there are.
+    Of a graph with more than :data:`DRAWN` nodes only the operators are listed, with how many there are. Two that are
+    exported with as many nodes, and differ after onnxsim, are drawn as they are after it.
     """
+    after_onnxsim = before.nodes == after.nodes and before.simplified != after.simplified
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
     for axis, variant, found in zip(axes, (of.before, of.after), (before, after), strict=True):
-        _draw(axis, found.graph)
-        what = f"{found.nodes} nodes, right for batches {list(found.good_batches)}" if found.graph else found.error
+        _draw(axis, found.simple if after_onnxsim else found.graph)
+        nodes = f"{found.nodes} nodes, {found.simplified} after onnxsim" if after_onnxsim else f"{found.nodes} nodes"
+        what = f"{nodes}, right for batches {list(found.good_batches)}" if found.graph else found.error
         axis.set_title("\n".join([variant.code, *textwrap.wrap(what, 75)]), fontsize=9)
         axis.set_axis_off()
     figure.suptitle(f"Rule {of.number}: {of.name}")

@@ -104,7 +104,8 @@ def place(model: onnx.ModelProto, centre: Callable[[onnx.NodeProto], bool], hops
     """The nodes for which ``centre`` holds and those up to ``hops`` edges away, as a graph of its own.
 
     Tensors that come from outside become inputs. Constants, Constant nodes too, become initializers, which netron draws
-    inside the node that reads them, one of one element by its value; of large ones only the shape is kept.
+    inside the node that reads them, one of one element by its value; of large ones only the shape is kept. A tensor
+    that torch named after its node, ``Reshape_24_output_0``, is called ``Reshape_24``: enough, and half as wide.
 
     Raises:
         PlaceError: ``centre`` holds for no node.
@@ -128,6 +129,18 @@ def place(model: onnx.ModelProto, centre: Callable[[onnx.NodeProto], bool], hops
     part.graph.initializer.extend(_shown(name, value) for name, value in constants.items())
     part.graph.input.extend(onnx.ValueInfoProto(name=name) for name in sorted(read - made - constants.keys()))
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in leaving)
+    return _briefly(part)
+
+
+def _briefly(part: onnx.ModelProto) -> onnx.ModelProto:
+    """The place with its tensors named after their nodes, but for names that would fall together."""
+    names = _made(part.graph.node) | _read(part.graph.node)
+    brief = {name: short for name in names if (short := name.removesuffix("_output_0")) not in names}
+    for node in part.graph.node:
+        node.input[:] = [brief.get(name, name) for name in node.input]
+        node.output[:] = [brief.get(name, name) for name in node.output]
+    for value in (*part.graph.input, *part.graph.output, *part.graph.initializer):
+        value.name = brief.get(value.name, value.name)
     return part
 
 
@@ -369,11 +382,14 @@ def view(model: onnx.ModelProto, name: str, caption: str) -> View:
         listed = ", ".join(f"{count} {operator}" for operator, count in names.most_common())
         text = f"no picture: {missing}, and no committed picture has this structure ({listed})"
         return View(f"<p><b>{html.escape(caption)}</b><br><small>{html.escape(text)}</small></p>")
-    data = base64.b64encode(picture.read_bytes()).decode()
+    content = picture.read_bytes()
+    data = base64.b64encode(content).decode()
+    # A picture has twice the pixels of netron's window; the width stands in a PNG's header.
+    width = int.from_bytes(content[16:20], "big") // 2
     return View(
-        # As large as it was drawn: shrunk to the page, names could not be read. What is wider is scrolled.
-        f'<figure style="margin:0"><div style="overflow-x:auto" tabindex="0"><img style="max-width:none" '
-        f'alt="{html.escape(caption)}" src="data:image/png;base64,{data}"></div>'
+        # As large as in netron: shrunk to a narrow page, names could not be read. What is wider is scrolled.
+        f'<figure style="margin:0"><div style="overflow-x:auto" tabindex="0"><img width="{width}" '
+        f'style="max-width:none" alt="{html.escape(caption)}" src="data:image/png;base64,{data}"></div>'
         f"<figcaption><b>{html.escape(caption)}</b><br><small>{html.escape(source)}</small></figcaption></figure>"
     )
 

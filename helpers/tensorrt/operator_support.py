@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import html
+import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -222,17 +223,23 @@ def gaps(model: onnx.ModelProto, version: str) -> dict[str, int]:
 
 
 def table_html(rows: list[Support]) -> str:
-    """The rows as an HTML table, coloured by :data:`COLOURS`; a cell's text has the note, its title the sources."""
-    lines = ["<table><tr><th>operator</th><th>nodes</th>", *(f"<th>TensorRT {v}</th>" for v in VERSIONS), "</tr>"]
+    """The rows as an HTML table, coloured by :data:`COLOURS`; a cell's text has the note, its title the sources.
+
+    Neighbouring versions of which the same is said share a cell.
+    """
+    heads = "".join(f"<th>{'TensorRT ' * (version == VERSIONS[0])}{version}</th>" for version in VERSIONS)
+    lines = [f"<table><tr><th>operator</th><th>nodes</th>{heads}</tr>"]
     for one in rows:
         name = f"{one.domain}::{one.operator}" if one.domain else one.operator
         lines.append(f"<tr><td>{html.escape(name)}</td><td>{one.nodes}</td>")
-        for version in VERSIONS:
-            state, note = one.states[version], one.notes.get(version, "")
+        said = {version: (one.states[version], one.notes.get(version, "")) for version in VERSIONS}
+        for (state, note), alike in itertools.groupby(VERSIONS, said.__getitem__):
+            versions = list(alike)
             text = html.escape(f"{state}: {note}" if note else state)
-            title = html.escape("\n".join(one.sources.get(version, ())))
+            sources = dict.fromkeys(source for version in versions for source in one.sources.get(version, ()))
+            title = html.escape("\n".join(sources))
             style = f"background:{COLOURS[state]};color:#000;text-align:left"
-            lines.append(f'<td style="{style}" title="{title}">{text}</td>')
+            lines.append(f'<td colspan="{len(versions)}" style="{style}" title="{title}">{text}</td>')
         lines.append("</tr>")
     return "".join((*lines, "</table>"))
 

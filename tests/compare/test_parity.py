@@ -162,6 +162,23 @@ def test_figure_and_table_show_what_is_unmatched():
     assert columns["agrees"] == [False]
 
 
+def test_the_words_of_boxes_at_the_edges_stay_within_their_panel():
+    corners = [[0, 0, 300, 90], [900, 0, 1216, 90], [0, 700, 60, 800], [1190, 790, 1216, 800], [0, 0, 0, 0]]
+    alone = Detections(
+        np.array(corners, np.float32), np.ones(5, np.float32), np.arange(5), np.zeros((5, 800, 1216), bool)
+    )
+    none = Detections(alone.boxes[:0], alone.scores[:0], alone.labels[:0], alone.masks[:0])
+    figure = comparison_figure(np.zeros((800, 1216, 3), np.uint8), alone, none, class_names=["a long name"] * 5)
+    figure.canvas.draw()
+    panel = figure.axes[0].get_window_extent()
+    assert len(figure.axes[0].texts) == 4  # none for the box without an area
+    for words in figure.axes[0].texts:
+        place = words.get_window_extent()
+        assert panel.x0 - 2 <= place.x0 < place.x1 <= panel.x1 + 2, words
+        assert panel.y0 - 2 <= place.y0 < place.y1 <= panel.y1 + 2, words
+    matplotlib.pyplot.close(figure)
+
+
 @pytest.mark.parametrize("rescale", [False, True])
 @pytest.mark.parametrize("column", [0, 2, 4])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +19,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from helpers.graph import views as graph_view
 
 
-def chain(scale: float = 2.0, names: str = "abcdef") -> onnx.ModelProto:
+def chain(scale: float = 2.0, names: Sequence[str] = "abcdef") -> onnx.ModelProto:
     nodes = [
         helper.make_node("Mul" if i == 2 else "Relu", [names[i], "w"] if i == 2 else [names[i]], [names[i + 1]])
         for i in range(5)
@@ -39,6 +41,15 @@ def test_a_place_holds_the_neighbours_and_its_borders():
     assert [value.name for value in place.graph.output] == ["e"]
     with pytest.raises(graph_view.PlaceError):
         graph_view.place(chain(), lambda node: node.op_type == "Conv")
+
+
+def test_tensors_of_a_place_are_named_after_their_nodes_where_that_is_unambiguous():
+    names = ("/a_output_0", "b", "b_output_0", "d_output_1", "e_output_0", "f")
+    model = chain(names=names)
+    place = graph_view.place(model, lambda node: node.op_type == "Mul", hops=3)
+    assert [value.name for value in place.graph.input] == ["/a"]
+    assert [node.output[0] for node in place.graph.node] == ["b", "b_output_0", "d_output_1", "e", "f"]
+    assert [node.output[0] for node in model.graph.node] == list(names[1:]), "the graph itself keeps its names"
 
 
 def test_constants_of_a_place_are_drawn_in_the_nodes_that_read_them():
@@ -80,9 +91,10 @@ def test_without_chromium_only_a_picture_of_the_same_structure_is_shown(monkeypa
     monkeypatch.setenv("COURSE_BUILD", str(tmp_path / "build"))
     model = chain()
     assert "no picture" in graph_view.view(model, "here", "A chain <1>")._repr_html_()
-    (tmp_path / f"here-{graph_view.structure_hash(model)}.png").write_bytes(b"PNG")
+    Image.new("RGB", (1300, 40)).save(tmp_path / f"here-{graph_view.structure_hash(model)}.png")
     shown = graph_view.view(model, "here", "A chain <1>")._repr_html_()
-    assert "data:image/png;base64,UE5H" in shown
+    assert "data:image/png;base64,iVBORw0KGgo" in shown
+    assert '<img width="650"' in shown  # drawn with two pixels for each of the page
     assert "committed picture" in shown
     assert "max-width:none" in shown  # readable: not shrunk to the page
     assert "A chain &lt;1&gt;" in shown

@@ -84,6 +84,8 @@ def test_it_ends_with_exercises_whose_solutions_follow_them(path):
     assert 2 <= tags.count("exercise") <= 3
     assert tags == ["exercise", "solution"] * tags.count("exercise")
     for cell in cells:
+        folded = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        assert folded == ("solution" in cell.metadata.tags), "a solution, and nothing else, is folded in JupyterLab"
         if "exercise" in cell.metadata.tags:
             assert "= ..." in cell.source
         if {"exercise", "solution"} & set(cell.metadata.tags):

@@ -1,0 +1,105 @@
+"""RoIs sampled on their own level alone: the exported extractor gives what eager mmdet gives, in the same order."""
+
+from __future__ import annotations
+
+import functools
+import io
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import patches
+from helpers.compat import ensure_torchvision
+from helpers.deploy import profile
+from helpers.export import exporter as export
+from helpers.graph.file import load_onnx
+from helpers.graph.onnx_runtime import open_session
+
+ensure_torchvision()
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor  # noqa: E402
+
+STRIDES, PICTURES, SIDE = (4, 8, 16, 32), 2, 1024
+NAMES = (*export.NEEDED["standard"], "p08_roi_align_half_pixel", export.BY_LEVEL)
+
+
+@functools.cache
+def extractor():
+    layer = {"type": "RoIAlign", "output_size": 3, "sampling_ratio": 0}
+    features = [
+        torch.from_numpy(np.random.default_rng(stride).normal(size=(PICTURES, 2, SIDE // stride, SIDE // stride)))
+        for stride in STRIDES
+    ]
+    return SingleRoIExtractor(layer, 2, list(STRIDES)).eval(), [one.float() for one in features]
+
+
+@functools.cache
+def graph(names):
+    roi_extractor, features = extractor()
+
+    class Call(torch.nn.Module):
+        def forward(self, rois):
+            return roi_extractor(features, rois)
+
+    file = io.BytesIO()
+    rois = torch.tensor([[0, 10.0, 10, 50, 50]]).repeat(5, 1)
+    with patches.applied(*names), export.quiet_exporter(), torch.no_grad():
+        torch.onnx.export(
+            Call(),
+            (rois,),
+            file,
+            opset_version=16,
+            input_names=["rois"],
+            dynamic_axes={"rois": {0: "n"}},
+            dynamo=False,
+            autograd_inlining=False,
+        )
+    return onnx.load_from_string(file.getvalue())
+
+
+# Sides from a point to the whole picture: 112, 224 and 448 px divide the levels.
+sides = st.sampled_from([0.0, 3.0, 60.0, 111.0, 113.0, 223.0, 225.0, 300.0, 447.0, 449.0, 1000.0])
+rois = st.lists(st.tuples(st.integers(0, PICTURES - 1), st.floats(0, 20, width=32), sides, sides), max_size=12)
+
+
+@settings(max_examples=60, derandomize=True, database=None, deadline=None)
+@given(rois)
+def test_as_eager_mmdet_with_any_levels_left_empty(drawn):
+    rows = [(picture, low, low, low + width, low + height) for picture, low, width, height in drawn]
+    boxes = np.array(rows, np.float32).reshape(-1, 5)
+    roi_extractor, features = extractor()
+    with torch.no_grad():
+        expected = roi_extractor(features, torch.from_numpy(boxes)).numpy()
+    (found,) = session().run(None, {"rois": boxes})
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+@functools.cache
+def session():
+    return open_session(graph(NAMES))
+
+
+def test_no_roi_is_sampled_twice():
+    """Without the patch every RoI goes to every level, and the others' results are multiplied by zero."""
+    levels = {
+        names: [sum(node.op_type == kind for node in graph(names).graph.node) for kind in ("RoiAlign", "NonZero")]
+        for names in (NAMES, NAMES[:-1])
+    }
+    assert levels == {NAMES: [4, 4], NAMES[:-1]: [4, 0]}
+
+
+@pytest.mark.parametrize(("flavour", "by_level"), [("standard", True), ("mmcv", False)])
+def test_lean_graphs_of_onnx_runtimes_flavour_have_it(exported, flavour, by_level):
+    path = exported(flavour, (1, 3, 128, 160), masks="lean")
+    kinds = {node.op_type for node in onnx.load(path).graph.node}
+    assert ("NonZero" in kinds) == by_level
+
+
+def test_operations_behind_it_can_be_counted(exported):
+    """How many RoIs a level has is known at run time only; how many there are in all, the graph says."""
+    counts = profile.operations_by_part(load_onnx(exported("standard", (1, 3, 128, 160), masks="lean")))
+    assert {"box head", "mask head"} <= set(counts)
