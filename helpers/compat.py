@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import logging
 import sys
 import types
 
@@ -28,6 +29,8 @@ def ensure_torchvision() -> None:
 
     Call it before the first import of mmcv; every module of this course that imports mmcv does.
     """
+    # mmcv imports it too, and where there is CUDA and no GPU every chapter began with its word on that.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     if "torchvision" in sys.modules:
         return
     try:

@@ -171,9 +171,9 @@ def report() -> list[Finding]:
 
 
 _MARKS: dict[Status, tuple[str, str]] = {
-    "ready": ("✓ ready", "#1a7f37"),
-    "optional": ("○ not here", "#9a6700"),
-    "missing": ("✗ missing", "#cf222e"),
+    "ready": ("✓ ready", "color:#116329;background:#dafbe1"),
+    "optional": ("○ not here", "color:#7d4e00;background:#fff8c5"),
+    "missing": ("✗ missing", "color:#a40e26;background:#ffebe9"),
 }
 
 
@@ -181,10 +181,12 @@ def as_html(findings: Sequence[Finding]) -> str:
     """The report as an HTML table."""
     rows = []
     for finding in findings:
-        mark, colour = _MARKS[finding.status]
+        mark, colours = _MARKS[finding.status]
         cells = (finding.name, finding.version, finding.purpose, finding.action)
         row = "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in cells)
-        rows.append(f"<tr><td style='text-align:left;color:{colour};white-space:nowrap'><b>{mark}</b></td>{row}</tr>")
+        rows.append(
+            f"<tr><td style='text-align:left;white-space:nowrap'><b style='{colours}'>{mark}</b></td>{row}</tr>"
+        )
     titles = {"": "auto", "what": "auto", "version": "auto", "for": "35%", "to do": "25%"}
     head = "".join(f"<th style='text-align:left;width:{width}'>{title}</th>" for title, width in titles.items())
     return f"<table style='width:100%'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

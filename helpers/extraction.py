@@ -174,9 +174,24 @@ def _run(statements: list[ast.stmt], flow: _Flow, bound: set[str]) -> None:
             _follow(statement, flow, bound)
 
 
+class _Generators(ast.NodeTransformer):
+    """Makes generators of comprehensions, whose variables look like the cell's from Python 3.12 on (PEP 709)."""
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.GeneratorExp(node.elt, node.generators)
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.GeneratorExp(ast.Tuple([node.key, node.value], ast.Load()), node.generators)
+
+
 def _follow(statement: ast.stmt, flow: _Flow, bound: set[str]) -> None:
     """Note what a statement without blocks that are followed by themselves reads, reads in functions, and binds."""
-    top = symtable.symtable(ast.unparse(ast.fix_missing_locations(statement)), "cell", "exec")
+    text = ast.unparse(ast.fix_missing_locations(statement))
+    top = symtable.symtable(ast.unparse(_Generators().visit(ast.parse(text))), "cell", "exec")
     uses = {one.get_name() for one in top.get_symbols() if one.is_referenced()}
     binds = {one.get_name() for one in top.get_symbols() if one.is_assigned() or one.is_imported()}
     if isinstance(statement, ast.AugAssign):

@@ -1,5 +1,5 @@
-"""Executed notebooks as a site that needs no network, made by Sphinx with MyST-NB as ``docs/conf.py`` says, and an
-index of what each page was made from.
+"""Executed notebooks as a site that needs no network, made by Sphinx with MyST-NB as ``docs/conf.py`` says: a page and
+slides of each, and an index of what they were made from.
 """
 
 from __future__ import annotations
@@ -86,6 +86,10 @@ class Chapter:
     def page_name(self) -> str:
         return f"notebooks/{self.path.stem}.html"
 
+    @property
+    def slides_name(self) -> str:
+        return f"slides/{self.path.stem}.html"
+
 
 def _opening(notebook: Any) -> str:
     first = notebook.cells[0] if notebook.cells else None
@@ -114,12 +118,15 @@ def without_solutions(notebook: Any) -> Any:
 
 _DOWNLOADS = """<p class="course-downloads">Made from {made}. This chapter as a notebook:
 <a href="{name}" download>as it ran here</a>, <a href="student/{name}" download>to be solved</a>,
-<a href="solutions/{name}" download>with the solutions</a>.</p>"""
+<a href="solutions/{name}" download>with the solutions</a>. <a href="../{slides}">The same as slides</a>.</p>"""
+_BACK = """<p class="course-downloads">Made from {made}. <a href="../{page}">The chapter as a page</a>.</p>"""
 
 
-def page_source(notebook: Any, chapter: Chapter) -> Any:
+def page_source(notebook: Any, chapter: Chapter, *, slides: bool = False) -> Any:
     """A copy of an executed notebook as Sphinx is given it: solutions folded, photographs as JPEG, alternative text for
     every figure (``mystnb.image.alt`` in the cell's metadata; else the section), of a progress bar its last state.
+
+    ``slides``: it is to become slides, which lead to the page as the page leads to them.
     """
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(copy.deepcopy(notebook), {})
     section = chapter.title
@@ -135,7 +142,8 @@ def page_source(notebook: Any, chapter: Chapter) -> Any:
         cell.outputs = [one for one in cell.outputs if one.output_type != "stream" or one.text.strip()]
         for output in cell.outputs:
             _lighten(output.get("data", {}))
-    links = _DOWNLOADS.format(made=html.escape(str(chapter.source)), name=chapter.path.name)
+    places = {"name": chapter.path.name, "page": chapter.page_name, "slides": chapter.slides_name}
+    links = (_BACK if slides else _DOWNLOADS).format(made=html.escape(str(chapter.source)), **places)
     notebook.cells.insert(1, new_markdown_cell(links))
     if chapter_title(notebook, "") == "":  # a page without a heading is in no table of contents
         notebook.cells.insert(0, new_markdown_cell(f"# {chapter.title}"))
@@ -154,18 +162,30 @@ def _lighten(data: dict[str, Any]) -> None:
         data["image/jpeg"] = base64.b64encode(jpeg.getvalue()).decode()
 
 
-def sphinx(source: Path, output: Path) -> None:
+def sphinx(source: Path, output: Path, *, slides_from: str = "") -> None:
     """Make the pages of a folder of notebooks and Markdown files, as ``docs/conf.py`` says.
+
+    slides_from: make slides of each, and this (a file's name without suffix) is one of them.
 
     Raises:
         SiteBuildError: Sphinx failed; it says why.
     """
-    arguments = ["-q", "-j", "2", "-c", paths.REPO_ROOT / "docs", "-d", output.parent / "doctrees", source, output]
+    kind = ["-t", "slides", "-b", "revealjs", "-D", f"root_doc={slides_from}"] if slides_from else ["-j", "2"]
+    trees = source.parent / f"{source.name}.doctrees"
+    arguments = ["-q", *kind, "-c", paths.REPO_ROOT / "docs", "-d", trees, source, output]
     command = [sys.executable, "-m", "sphinx", *map(str, arguments)]
     done = subprocess.run(command, text=True, capture_output=True, cwd=paths.REPO_ROOT)
     if done.returncode:
         reason = ["Sphinx gave no reason", *re.findall(r"^ *[\w.]+Error: (.+)$", done.stderr, re.MULTILINE)][-1]
         raise SiteBuildError(f"the pages could not be made ({reason[:200]})", "mend that and run any chapter again")
+
+
+def _share_figures(slides: Path, pages: Path) -> None:
+    """Let slides show the files of the pages' figures, which have the same names: of what is in them."""
+    for figure in (slides / "_images").glob("*"):
+        figure.replace(pages / "_images" / figure.name)
+    for deck in slides.glob("*.html"):
+        deck.write_text(deck.read_text().replace(' src="_images/', ' src="../_images/'))
 
 
 _INDEX = """# Mask R-CNN from PyTorch to TensorRT
@@ -198,7 +218,7 @@ _FIRST_INDEX = """<!doctype html><html lang="en">
 
 
 def index_table(chapters: Sequence[Chapter], pages: Collection[str]) -> str:
-    """The table of chapters. One whose page is not among ``pages``, by its name, has no link.
+    """The table of chapters. A page or slides that are not among ``pages``, by name, are not linked.
 
     The script beside the page brings the column of exercises up to date when one is solved.
     """
@@ -207,15 +227,18 @@ def index_table(chapters: Sequence[Chapter], pages: Collection[str]) -> str:
         title = html.escape(chapter.title)
         linked = chapter.outcome == "ran" and chapter.page_name in pages
         name = f'<a href="{chapter.page_name}">{title}</a>' if linked else title
-        skipped = f"; {chapter.skipped} GPU cells without a GPU" if chapter.skipped else ""
+        if linked and chapter.slides_name in pages:
+            name += f' (<a href="{chapter.slides_name}" aria-label="{title}, slides">slides</a>)'
+        skipped = f"; GPU cells without a GPU: {chapter.skipped}" if chapter.skipped else ""
         has_run = chapter.outcome != "not run"
         number = chapter.path.name[:2]
         rows.append(
             f'<tr><th scope="row">{name}</th><td>{html.escape(chapter.goal)}</td>'
-            f'<td class="number">{f"{chapter.seconds:.0f}" if has_run else ""}</td>'
+            f'<td class="number" data-name="seconds">{f"{chapter.seconds:.0f}" if has_run else ""}</td>'
             f'<td class="{chapter.outcome.replace(" ", "-")}">{chapter.outcome}{skipped}</td>'
-            f"<td>{html.escape(str(chapter.source)) if has_run else ''}</td>"
-            f'<td class="number" data-exercises="{number}">{progress.get(number, "")}</td></tr>'
+            f'<td data-name="made from">{html.escape(str(chapter.source)) if has_run else ""}</td>'
+            f'<td class="number" data-name="exercises solved" data-exercises="{number}">'
+            f"{progress.get(number, '')}</td></tr>"
         )
     names = ("chapter", "what it shows", "seconds", "outcome", "made from", "exercises solved")
     heads = "".join(f'<th scope="col">{name}</th>' for name in names)
@@ -285,7 +308,7 @@ class Site:
         """Forget a chapter's page: if the chapter fails now, an earlier one would look like its result."""
         with artifacts.lock(self.folder / ".lock"):
             self._write(chapter, None)
-            for name in (chapter.page_name, f"notebooks/{chapter.path.name}"):
+            for name in (chapter.page_name, chapter.slides_name, f"notebooks/{chapter.path.name}"):
                 (self.folder / name).unlink(missing_ok=True)
 
     def finish(self, chapter: Chapter, executed: Any = None) -> None:
@@ -314,33 +337,41 @@ class Site:
             work = self.folder / ".building"
             shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
             try:
-                self._lay_out(work / "source")
+                ran = self._lay_out(work / "source", work / "slides")
                 sphinx(work / "source", work / "html")
+                if ran:
+                    sphinx(work / "slides", work / "decks", slides_from=ran[0].path.stem)
+                    _share_figures(work / "decks", work / "html")
+                    (work / "decks").rename(work / "html" / "slides")
                 self._take_over(work / "html")
             except OSError as error:
                 raise SiteBuildError(f"the pages could not be made ({error})", "mend that and run it again") from error
             finally:
                 shutil.rmtree(work, ignore_errors=True)
 
-    def _lay_out(self, source: Path) -> None:
-        """The sources, where the repository has them: so the links between them hold."""
+    def _lay_out(self, source: Path, slides: Path) -> list[Chapter]:
+        """The sources, where the repository has them: so the links between them hold. Returns the chapters that ran."""
         ran = [one for one in self._listed(self._known()) if one.outcome == "ran"]
         for chapter in ran:
             notebook = nbformat.read(self.folder / "notebooks" / chapter.path.name, as_version=4)
-            artifacts.write_text(
-                source / "notebooks" / chapter.path.name, nbformat.writes(page_source(notebook, chapter))
-            )
+            for path, made in (
+                (source / "notebooks", page_source(notebook, chapter)),
+                (slides, page_source(notebook, chapter, slides=True)),
+            ):
+                artifacts.write_text(path / chapter.path.name, nbformat.writes(made))
         beside = [*sorted((paths.REPO_ROOT / "docs").glob("*.md")), *sorted(paths.MODELS.glob("*/MODEL_CARD.md"))]
         names = [path.relative_to(paths.REPO_ROOT) for path in beside]
         for path, name in zip(beside, names, strict=True):
             artifacts.write_text(source / name, path.read_text())
         listed = (f"notebooks/{one.path.stem}" for one in ran), (str(name.with_suffix("")) for name in names)
         artifacts.write_text(source / "index.md", _INDEX % tuple(map("\n".join, listed)))
+        return ran
 
     def _take_over(self, made: Path) -> None:
         """Put what Sphinx made in its place, file by file, the index last."""
         files = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
-        for old in (self.folder / "_images").glob("[0-9a-f]" * 64 + ".*"):  # as MyST-NB names them
+        images = "_images/" + "[0-9a-f]" * 64 + ".*"  # as MyST-NB names them
+        for old in self.folder.glob(images):
             if old.relative_to(self.folder) not in files:
                 old.unlink()
         for name in sorted(files, key=lambda name: name == Path("index.html")):
@@ -365,7 +396,8 @@ class Site:
     def _write_index(self, records: dict[str, dict[str, Any]]) -> None:
         index = self.folder / "index.html"
         text = index.read_text() if index.is_file() else ""
-        pages = [one.page_name for one in self.chapters if (self.folder / one.page_name).is_file()]
+        names = [name for one in self.chapters for name in (one.page_name, one.slides_name)]
+        pages = [name for name in names if (self.folder / name).is_file()]
         artifacts.write_text(self.folder / "solved.js", exercises.progress_script())
         table = f"<!-- chapters -->{index_table(self._listed(records), pages)}<!-- end -->"
         artifacts.write_text(index, _TABLE.sub(lambda _: table, text if _TABLE.search(text) else _FIRST_INDEX))

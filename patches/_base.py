@@ -295,7 +295,7 @@ _DIFF_STYLE = """
   vertical-align: top}
 .patch-diff thead th {background: #eaeef2; padding: 4px}
 .patch-diff table.diff tbody td {width: 50%}
-.patch-diff table.diff tbody td.diff_header {color: #6e7781; width: 1%; text-align: right; white-space: nowrap;
+.patch-diff table.diff tbody td.diff_header {color: #424a53; width: 1%; text-align: right; white-space: nowrap;
   background: #f6f8fa}
 .patch-diff .diff_next {display: none}
 .patch-diff .diff_add {background: #abf2bc}

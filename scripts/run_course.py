@@ -353,7 +353,7 @@ def execute(chapter: Chapter, executed: Path, running: Running) -> tuple[Chapter
 
 
 def progress_line(chapter: Chapter) -> str:
-    skipped = f", {chapter.skipped} GPU cells found no GPU" if chapter.skipped else ""
+    skipped = f", GPU cells without a GPU: {chapter.skipped}" if chapter.skipped else ""
     return f"{chapter.path.stem:<34} {chapter.outcome:<7} {chapter.seconds:6.1f} s{skipped}"
 
 

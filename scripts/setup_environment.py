@@ -36,8 +36,8 @@ MMCV = "1.7.2"
 MMCV_SHA256 = "aa276a2c68fa84db9bbcdcf6ae941e30f0cb4a7f175bd283516669e00bab3759"
 PYPI = "https://pypi.org/simple"
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
-# What a set-up from nothing needs: the environment is 3 GB with torch's CPU build, 8 GB with its CUDA build.
-DISK_GB, MEMORY_GB = 4, 3
+# What a set-up from nothing needs: the environment is 3 GB with torch's CPU build, 6.1 with its CUDA build.
+DISK_GB, CUDA_DISK_GB, MEMORY_GB = 4, 8, 3
 WRITABLE = "use a folder of your own (COURSE_CACHE says where the compiled wheel is kept)."
 LISTS = ("requirements.txt", "constraints.txt", "requirements-nodeps.txt", "pyproject.toml")
 STAMP = Path(sys.prefix) / "course-setup.json"
@@ -328,8 +328,9 @@ def missing() -> list[str]:
         if not (place.is_dir() and os.access(place, os.W_OK)):
             found.append(f"nothing can be written in {place}: {WRITABLE}")
     free = shutil.disk_usage(ROOT).free / 1e9
-    if free < DISK_GB:
-        found.append(f"{free:.1f} GB of disk are free in {ROOT}: free about {DISK_GB} GB.")
+    small = shutil.which("nvidia-smi") is None and answers(f"{CPU_TORCH}/torch/")
+    if free < (needed := DISK_GB if small else CUDA_DISK_GB):
+        found.append(f"{free:.1f} GB of disk are free in {ROOT}: free about {needed} GB.")
     if (memory := memory_gb()) is not None and memory < MEMORY_GB:
         found.append(f"{memory:.1f} GB of memory are free: compiling takes about {MEMORY_GB} GB.")
     index = os.environ.get("PIP_INDEX_URL") or PYPI

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import sys
 import tempfile
 
 from helpers import environment, paths
+from helpers.compat import ensure_torchvision
 from helpers.environment import Finding, as_html, as_text, report
 
 
@@ -65,3 +67,12 @@ def test_tables_show_the_action_and_escape_markup():
     assert "a&lt;b" in as_html(findings)
     assert "do this" in as_html(findings)
     assert as_text(findings).count("->") == 1
+
+
+def test_a_toolkit_without_a_gpu_is_not_said_at_the_head_of_every_chapter(monkeypatch):
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    logger.manager._clear_cache()
+    ensure_torchvision()
+    assert not logger.isEnabledFor(logging.WARNING)
+    assert logger.isEnabledFor(logging.ERROR)

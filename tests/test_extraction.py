@@ -44,6 +44,7 @@ def chapter(*sources):
         (["", "def f(): return a", "a = 1", "g = lambda: f()", "g()"], [0, 1, 2]),
         (["", "E = 1", "e = 1", "try: pass\nexcept E as e: e"], [0]),
         (["", "x = 1", "y = [1]", "[x for x in y]"], [1]),
+        (["", "x = 1", "{x: {x for x in []} for x in []}", "x"], [0]),
         (["", "a = 1", "a = 2\nfor b in [1]:\n    c = b\n    a, b, c"], []),
     ],
 )

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers import exercises, paths, site
+from helpers import environment, exercises, paths, site
 from helpers.graph.views import chromium
 from patches import side_by_side
 
@@ -49,21 +49,34 @@ def notebooks():
     photograph = cv2.imread(str(next(iter(sorted((paths.DATA / "demo").glob("*.jpg"))))))
     photograph = cv2.resize(photograph, (1800, 1800), interpolation=cv2.INTER_CUBIC)
     drawing = png(photograph[:8, :8])
+    above = "a line\n" * 12  # of one digit's contrast axe says nothing
     wide = "x = " + " + ".join(["1000"] * 60)
     steps = ["\rone 0/3", "\rone 3/3", "\n", "\rtwo 0/3", "\rtwo 3/3", "\r       ", "\r"]
+    white = np.full((900, 1990, 3), 255, np.uint8)
+    graph = f'<figure><img style="max-width:none" alt="A graph" src="data:image/png;base64,{png(white)}">'
+    graph += "<figcaption><b>What it is</b><br><small>Where it comes from</small></figcaption></figure>"
+    findings = [environment.Finding(name, name, "1.0", "", "") for name in ("ready", "optional", "missing")]
     alt = {"image": {"alt": 'The words of the "author"'}}
     one = [
         new_markdown_cell("# One <1>\n\nThe **goal** of `One`, [two](02_two.ipynb), [three](03_three.ipynb).\n\nMore."),
         new_markdown_cell("## A section\n\nIn $a < b$, a zebrafinch, [RoI](../docs/GLOSSARY.md#roi)\n\n$$x^2$$"),
         code("photograph()", outputs=[shown(image_png=png(photograph))]),
         code("draw()", outputs=[shown(image_png=drawing)], mystnb=alt),
-        code(wide, outputs=[stream(f"{wide}\n")]),
+        new_markdown_cell("Sixty lines."),
+        code(wide, outputs=[stream(f"{wide}\n" * 60)]),
         code("for _ in tqdm(range(3)): pass", outputs=[stream(step, "stderr") for step in steps]),
         code("silent()", outputs=[stream(step, "stderr") for step in steps[3:]]),
-        code("difference()", outputs=[shown(text_html=side_by_side(wide, "y = 1", "before", "after"))]),
+        code(
+            "difference()",
+            outputs=[shown(text_html=side_by_side(f"{above}{wide}", f"{above}y = 1", "before", "after"))],
+        ),
+        code("check()", outputs=[shown(text_html=environment.as_html(findings))]),
+        new_markdown_cell("A graph, as wide as it was drawn."),
+        code("view()", outputs=[shown(text_html=graph), stream("beside it\n")]),
+        new_markdown_cell(f"What was seen: `{'a.long.name' * 9}`."),
         new_markdown_cell("## Exercises"),
-        code("40 + 2  # the way", "solution", outputs=[stream("the answer\n")]),
         code("1 / 0", outputs=[new_output("error", ename="E", evalue="<b>", traceback=["\x1b[31mE\x1b[0m: <b>"])]),
+        code("40 + 2  # the way", "solution", outputs=[stream("the answer\n")]),
     ]
     two = [code("print('no heading')", outputs=[stream("a wallcreeper\n")])]
     return {"01_one.ipynb": new_notebook(cells=one), "02_two.ipynb": new_notebook(cells=two)}
@@ -105,9 +118,14 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
+def slides(made):
+    return {path.relative_to(made).as_posix(): Page(path) for path in sorted((made / "slides").glob("*.html"))}
+
+
+@pytest.fixture(scope="module")
 def pages(made):
     found = {path.relative_to(made).as_posix(): Page(path) for path in sorted(made.rglob("*.html"))}
-    return {name: page for name, page in found.items() if not name.startswith("_static")}
+    return {name: page for name, page in found.items() if not name.startswith(("_static", "slides"))}
 
 
 def test_every_chapter_that_ran_and_every_document_has_a_page_and_is_in_each_ones_contents(made, pages):
@@ -123,12 +141,15 @@ def test_every_chapter_that_ran_and_every_document_has_a_page_and_is_in_each_one
     assert "The goal of One, two, three." in index
     assert 'class="failed">failed' in index
     assert "model emoji, 2026-11-26, no GPU" in index
+    assert re.search(r'<a href="slides/01_one.html" aria-label="One &lt;1&gt;, slides">slides</a>', index)
     assert re.search(r'data-exercises="01">\d of 3</td>', index)
     assert not (made / ".building").exists()
+    assert not (made / "jupyter_execute").exists()  # MyST-NB makes it beside its pages
 
 
-def test_nothing_is_fetched_from_elsewhere_and_no_link_inside_is_dead(made, pages):
-    seen = 0
+def test_nothing_is_fetched_from_elsewhere_and_no_link_inside_is_dead(made, pages, slides):
+    assert set(slides) == {"slides/01_one.html", "slides/02_two.html"}
+    pages, seen = pages | slides, 0
     for name, page in pages.items():
         for tag, kind in FETCHED.items():
             for address in (one.get(kind, "") for one in page.all(tag) if one.get("rel") != "canonical"):
@@ -145,6 +166,7 @@ def test_nothing_is_fetched_from_elsewhere_and_no_link_inside_is_dead(made, page
                 assert unquote(address.fragment) in there.ids, f"{name} links {address.path}#{address.fragment}"
             seen += 1
     assert seen > 100
+    assert not (made / "slides" / "_images").exists(), "they show the pages' figures"
     assert '"../docs/GLOSSARY.html#roi"' in pages["notebooks/01_one.html"].text, "a word leads to its entry"
     for style in made.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", style.read_text()), style.name
@@ -162,7 +184,7 @@ def test_a_page_can_be_read_without_eyes(pages):
         assert levels.count(1) == 1, name
         assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), (name, levels)
     alts = [image["alt"] for image in pages["notebooks/01_one.html"].all("img")]
-    assert alts == ["Figure: A section", 'The words of the "author"']
+    assert alts == ["Figure: A section", 'The words of the "author"', "A graph"]
 
 
 def test_the_search_finds_words_of_text_and_has_no_need_of_a_server(made, pages):
@@ -173,17 +195,19 @@ def test_the_search_finds_words_of_text_and_has_no_need_of_a_server(made, pages)
 
 
 def test_a_chapter_can_be_had_as_it_ran_to_be_solved_and_with_its_solutions(made, pages, notebooks):
-    links = [one["href"] for one in pages["notebooks/01_one.html"].all("a") if "download" in one]
+    there = pages["notebooks/01_one.html"].all("a")
+    assert "../slides/01_one.html" in [one["href"] for one in there]
+    links = [one["href"] for one in there if "download" in one]
     ran, student, solutions = (nbformat.read(made / "notebooks" / link, as_version=4) for link in links)
     assert ran.cells[2].outputs[0].data["image/png"] == notebooks["01_one.ipynb"].cells[2].outputs[0].data["image/png"]
-    assert [len(one.cells) for one in (ran, student, solutions)] == [11, 10, 11]
+    assert [len(one.cells) for one in (ran, student, solutions)] == [16, 15, 16]
     assert "the way" not in nbformat.writes(student)
     assert "the way" in nbformat.writes(solutions)
 
 
 def test_photographs_are_light_and_drawings_exact(made, pages, notebooks):
     page = pages["notebooks/01_one.html"]
-    photograph, drawing = (page.path.parent / image["src"] for image in page.all("img"))
+    photograph, drawing = (page.path.parent / image["src"] for image in page.all("img")[:2])
     given = [base64.b64decode(cell.outputs[0].data["image/png"]) for cell in notebooks["01_one.ipynb"].cells[2:4]]
     assert len(given[0]) > 3e6
     assert photograph.stat().st_size + len(page.text) < 3e6
@@ -252,6 +276,19 @@ LOOK = """<!doctype html><title>-</title><body><script>
 </script>"""
 
 
+def look(made, tmp_path, script):
+    """What a script finds, which is run in a page of the site's folder by a browser without network."""
+    (made / "look.html").write_text(script)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+    options += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=60000", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command = [chromium(), *options, (made / "look.html").as_uri()]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    finally:
+        (made / "look.html").unlink()
+    return json.loads(html.unescape(re.search(r"<body>([\[{].*[\]}])</body>", said, re.DOTALL)[1]))
+
+
 @pytest.mark.skipif(chromium() is None, reason="there is no Chromium")
 def test_in_a_browser_at_390_pixels_nothing_is_cut_off_or_in_the_way(made, tmp_path, monkeypatch):
     """axe-core finds nothing serious; what is wider scrolls by itself, diffs wrap as difflib did and not again;
@@ -262,17 +299,9 @@ def test_in_a_browser_at_390_pixels_nothing_is_cut_off_or_in_the_way(made, tmp_p
     looked = [("index.html", "light"), (chapter, "light"), (chapter, "dark"), (search, "dark")]
     page = LOOK.replace("PAGES", json.dumps(looked))
     page = page.replace("SOURCE", json.dumps(source).replace("</", "<\\/"))
-    (made / "look.html").write_text(page)
     monkeypatch.setattr(exercises, "solved", lambda: ("03/2",))  # after the site was built
     (made / "solved.js").write_text(exercises.progress_script())
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
-    options += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=60000", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    command = [chromium(), *options, (made / "look.html").as_uri()]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    finally:
-        (made / "look.html").unlink()
-    seen = json.loads(html.unescape(re.search(r"<body>(\{.*\})</body>", said, re.DOTALL)[1]))
+    seen = look(made, tmp_path, page)
     assert len(seen) == len(looked)
     for name, one in seen.items():
         assert one["found"] == [], name
@@ -282,3 +311,56 @@ def test_in_a_browser_at_390_pixels_nothing_is_cut_off_or_in_the_way(made, tmp_p
         assert one["stuck"] == [], name
         assert one["results"] == ("q=" in name), name
         assert one["solved"] == (["1 of 2"] if "index" in name else []), name
+
+
+TURN = """<!doctype html><title>-</title><body><script>
+(async () => {
+  const frame = Object.assign(document.createElement("iframe"), {src: "slides/01_one.html", width: 1280, height: 720});
+  document.body.append(frame);
+  await new Promise(resolve => frame.onload = resolve);
+  const view = frame.contentWindow, reveal = view.eval("Reveal"), seen = [];
+  const isOut = one => {
+    const box = one.getBoundingClientRect();
+    return box.left < 0 || box.top < 0 || box.right > 1280 || box.bottom > 720 || !box.width || !box.height;
+  };
+  for (const slide of reveal.getSlides()) {
+    const {h, v} = reveal.getIndices(slide);
+    reveal.slide(h, v);
+    await new Promise(resolve => setTimeout(resolve, 50));
+    const all = selector => [...slide.querySelectorAll(selector)];
+    seen.push({
+      holds: all("h1, h2, .cell, img").map(one => one.className.split(" ")[0] || one.localName),
+      out: [slide, ...all(".cell_input, .cell_output, img, h1, h2")]
+        .filter(one => !one.closest("details") && isOut(one)).map(one => one.outerHTML.slice(0, 200)),
+      words: slide.textContent.replace(/\\s+/g, " ").trim().slice(0, 60),
+      cut: slide.scrollHeight > slide.clientHeight + 1 ? slide.scrollHeight : 0,
+      stuck: all("pre, .cell_input, .cell_output").filter(one => (one.scrollWidth > one.clientWidth + 1
+        || one.scrollHeight > one.clientHeight + 1) && view.getComputedStyle(one).overflow != "auto")
+        .map(one => one.outerHTML.slice(0, 200)),
+      fetched: view.performance.getEntriesByType("resource").map(one => one.name)
+        .filter(one => !/^(file|data):/.test(one)),
+    });
+  }
+  document.body.innerHTML = "";
+  document.body.textContent = JSON.stringify(seen);
+})();
+</script>"""
+
+
+@pytest.mark.skipif(chromium() is None, reason="there is no Chromium")
+def test_headings_cells_and_figures_have_slides_of_their_own_which_fit_the_screen(made, tmp_path):
+    seen = look(made, tmp_path, TURN)
+    headed, cell, figure = ["h2", "cell"], ["cell"], ["img"]
+    cells = [headed, figure, cell, figure, [], cell, cell, cell, cell, cell, cell, figure]
+    assert [one["holds"] for one in seen] == [["h1"], *cells, ["h2", "cell", "cell"]]
+    other = look(made, tmp_path, TURN.replace("01_one", "02_two"))
+    assert [one["holds"] for one in other] == [["h1"], ["cell"]], "the title is by itself"
+    assert seen[11]["words"] == "A graph, as wide as it was drawn. view() beside it"
+    assert "fromWhat was seen: a.long.name" in seen[12]["words"]
+    for one in seen:
+        assert one["out"] == one["stuck"] == one["fetched"] == []
+        assert one["cut"] == 0, one["words"]
+    text = (made / "slides" / "01_one.html").read_text()
+    assert 'alt="The words of the &quot;author&quot;"' in text
+    assert "<math" in text
+    assert "\x1b" not in text

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import html
 import json
-import logging
+import mimetypes
 import os
 import shutil
 import socket
@@ -21,14 +21,13 @@ import subprocess
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -202,21 +201,14 @@ def render_with_netron(
     browser = chromium()
     if browser is None:
         raise PlaceError("Chromium is not installed", "install it, or use the committed pictures")
-    import netron
-
+    server = _netron(model)
     with tempfile.TemporaryDirectory() as folder, artifacts.whole_file(picture) as temporary:
-        file = Path(folder) / "place.onnx"
-        onnx.save(model, file)
-        logging.getLogger("netron").setLevel(logging.WARNING)  # it tells of each start and stop
-        address = netron.start(str(file), browse=False)
-        server = _front_of(f"http://{address[0]}:{address[1]}")
-        url = f"http://127.0.0.1:{server.server_port}"
         command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += [f"--user-data-dir={folder}/profile", f"--window-size={size[0]},{size[1]}"]
-        # Nothing but this machine: netron reports usage and errors to its makers where it can.
+        # Nothing but this machine, whatever the page asks for.
         command += ["--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"]
         # A port would be open to every process on this machine; a pipe is not, and the browser ends when it closes.
-        command += ["--remote-debugging-pipe", url]
+        command += ["--remote-debugging-pipe", _address(server)]
         ours, theirs = socket.socketpair()
         # Chromium reads from its descriptor 3 and writes to 4.
         shell = ["/bin/sh", "-c", 'exec "$@" 3<&0 4>&0 </dev/null', "sh", *command]
@@ -236,7 +228,7 @@ def render_with_netron(
             running.terminate()
             running.wait()
             server.shutdown()
-            netron.stop(address)
+            server.server_close()
 
 
 def _screenshot(tools: socket.socket, size: tuple[int, int], seconds: float) -> bytes:
@@ -293,26 +285,43 @@ def _around(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> dict[str
     return {"x": left, "y": top, "width": width, "height": height, "scale": min(2.0, size[0] / width)}
 
 
-def _front_of(netron_url: str) -> ThreadingHTTPServer:
-    """A server before netron's own that hands its pages on with a cookie.
+#: What netron's page does before it shows anything: it shows nothing at all when it is half a year old, asks an address
+#: elsewhere for the country and the reader for cookies, and reports the visit to its makers.
+_FIRST = ("await age();", "await consent();", "await telemetry();")
+_ONLY_THIS_SERVER = "default-src 'self' data: blob:; style-src 'self' 'unsafe-inline'"
 
-    netron opens with a notice about cookies that waits for a click; a headless browser cannot click. The cookie says
-    that it was seen. It allows nothing: the browser that gets it has no network.
+
+def _netron(model: onnx.ModelProto) -> ThreadingHTTPServer:
+    """A server, for this machine alone, of netron's page with a graph in it. Unlike netron's own it leaves out what the
+    page does first (:data:`_FIRST`), lets it speak to nobody else, and takes any path before a name (of a proxy).
     """
+    import netron
+
+    pages, graph = Path(netron.__file__).parent, model.SerializeToString()
+
+    def content(name: str) -> bytes:
+        if name == "place.onnx":
+            return graph
+        data = (pages / name).read_bytes()
+        if name == "index.html":
+            return data.replace(b"<title>", b'<meta name="file" content="place.onnx"><title>', 1)
+        if name == "browser.js":
+            for call in _FIRST:
+                data = data.replace(call.encode(), b"")
+        # Chinese angle brackets stand around a shape; without a font that has them, boxes are drawn.
+        return data.replace(rb"\u3008", b"[").replace(rb"\u3009", b"]")
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            name = urlsplit(self.path).path.rpartition("/")[2] or "index.html"
             try:
-                with urllib.request.urlopen(netron_url + self.path, timeout=20) as answer:
-                    body, kind = answer.read(), answer.headers.get("Content-Type", "text/html")
-                # Chinese angle brackets stand around a shape; without a font that has them, boxes are drawn.
-                body = body.replace(rb"\u3008", b"[").replace(rb"\u3009", b"]")
-            except urllib.error.URLError:
+                body = content(name)
+            except (OSError, ValueError):
                 self.send_error(404)
                 return
             self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Set-Cookie", "consent=1")
+            self.send_header("Content-Type", mimetypes.guess_type(name)[0] or "application/octet-stream")
+            self.send_header("Content-Security-Policy", _ONLY_THIS_SERVER)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -323,6 +332,10 @@ def _front_of(netron_url: str) -> ThreadingHTTPServer:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
+
+
+def _address(server: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}/"
 
 
 @dataclass(frozen=True)
@@ -336,7 +349,8 @@ class View:
 
 
 def view(model: onnx.ModelProto, name: str, caption: str) -> View:
-    """netron on a place: the live viewer where ``COURSE_NETRON=live``, else a picture of it.
+    """netron on a place: the live viewer where ``COURSE_NETRON`` is ``live`` or, with ``{port}`` in it, the address at
+    which the reader's browser reaches a port of this machine; else a picture of it.
 
     Where Chromium is installed the picture is made, in ``build/netron``; elsewhere it is
     ``notebooks/netron/<name>-<structure>.png``. ``caption`` says what to see; where the picture comes from is added.
@@ -344,8 +358,9 @@ def view(model: onnx.ModelProto, name: str, caption: str) -> View:
     Raises:
         PlaceError: never; without any picture the place is listed in words.
     """
-    if os.environ.get("COURSE_NETRON") == "live":
-        return _live(model, name, caption)
+    wanted = os.environ.get("COURSE_NETRON", "")
+    if wanted == "live" or "{port}" in wanted:
+        return _live(model, caption, wanted)
     file = f"{name}-{structure_hash(model)}.png"
     made = paths.build_root() / "netron" / file
     missing = "no Chromium here"
@@ -379,12 +394,14 @@ def view(model: onnx.ModelProto, name: str, caption: str) -> View:
     )
 
 
-def _live(model: onnx.ModelProto, name: str, caption: str) -> View:
-    import netron
-
-    file = paths.build_root() / "netron" / f"{name}.onnx"
-    with artifacts.whole_file(file) as temporary:
-        onnx.save(model, temporary)
-    host, port = netron.start(str(file), browse=False)
-    frame = f'<iframe src="http://{host}:{port}" width="100%" height="700"></iframe>'
-    return View(f"{frame}<p><b>{html.escape(caption)}</b></p>")
+def _live(model: onnx.ModelProto, caption: str, wanted: str) -> View:
+    server = _netron(model)
+    port = str(server.server_port)
+    address = _address(server) if wanted == "live" else wanted.replace("{port}", port)
+    empty = (
+        f"netron, at {address}. Is the frame empty, because Jupyter runs on another machine? Forward its port "
+        f"(ssh -L {port}:127.0.0.1:{port} MACHINE), or start Jupyter, with jupyter-server-proxy installed, under "
+        "COURSE_NETRON=/proxy/{port}/ (in a hub with the path of your server before it)."
+    )
+    frame = f'<iframe title="{html.escape(caption)}" src="{html.escape(address)}" width="100%" height="700"></iframe>'
+    return View(f"{frame}<p><b>{html.escape(caption)}</b><br><small>{html.escape(empty)}</small></p>")

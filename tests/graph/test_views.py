@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
 
+import netron
 import numpy as np
 import onnx
 import pytest
@@ -155,6 +162,68 @@ def test_the_browser_is_spoken_to_as_no_other_process_could(browser, monkeypatch
     assert "--remote-debugging-pipe" in arguments.read_text()
     assert "--remote-debugging-port" not in arguments.read_text()
     assert "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1" in arguments.read_text(), "no other host"
+
+
+@pytest.fixture
+def asked():
+    """The address of a proxy for everything that is not on this machine, and the list of what it was asked for."""
+    asked = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(502)
+
+        do_CONNECT = do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.mark.skipif(graph_view.chromium() is None, reason="there is no Chromium")
+def test_netron_draws_behind_a_proxy_and_asks_nobody_else(asked, monkeypatch, tmp_path):
+    proxy, hosts = asked
+    program = tmp_path / "chromium"
+    given = f'"${{@:1:$#-1}}" --proxy-server={proxy} "${{@: -1}}user/me/proxy/8888/"'
+    program.write_text(f"#!/bin/bash\nexec {graph_view.chromium()} {given}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(graph_view, "chromium", lambda: str(program))
+    graph_view.render_with_netron(chain(), tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 5000
+    # Chromium itself asks its makers for this and that.
+    assert [host for host in hosts if "ipinfo" in host or "analytics" in host] == []
+
+
+def test_the_live_viewer_has_no_notice_before_it_and_says_how_it_is_reached(monkeypatch):
+    monkeypatch.setenv("COURSE_NETRON", "/user/me/proxy/{port}/")
+    shown = graph_view.view(chain(), "here", 'A "chain"')._repr_html_()
+    (port,) = re.findall(r'title="A &quot;chain&quot;" src="/user/me/proxy/(\d+)/"', shown)
+    assert f"ssh -L {port}:127.0.0.1:{port}" in shown
+    address = f"http://127.0.0.1:{port}/"
+    monkeypatch.setenv("COURSE_NETRON", "live")
+    assert re.search(r'src="http://127\.0\.0\.1:\d+/"', graph_view.view(chain(), "here", "")._repr_html_())
+
+    def get(name):
+        with build_opener(ProxyHandler({})).open(address + name, timeout=10) as answer:
+            return answer.read(), answer.headers
+
+    page, headers = get("")
+    assert b'<meta name="file" content="place.onnx">' in page
+    assert headers["Content-Security-Policy"].startswith("default-src 'self'")
+    assert onnx.load_from_string(get("place.onnx")[0]) == chain()
+    its_own = (Path(netron.__file__).parent / "browser.js").read_text()
+    script = get("any/path/browser.js")[0].decode()
+    for call in ("await age();", "await consent();", "await telemetry();"):
+        assert call in its_own, "netron has changed: look for what it does first"
+        assert call not in script
+    for outside in ("../__init__.py/..", "no.js"):
+        with pytest.raises(HTTPError):
+            get(outside)
 
 
 def test_a_picture_shows_all_of_the_graph_that_the_window_holds_and_little_else():

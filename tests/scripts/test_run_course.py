@@ -46,7 +46,7 @@ def code(source, *tags):
     return new_code_cell(source, metadata={"tags": list(tags)})
 
 
-def pages_alone(source, output):
+def pages_alone(source, output, **_):
     """In place of Sphinx, which tests/test_site.py tries: a page for each source, with its text."""
     for path in source.rglob("*.*"):
         page = (output / path.relative_to(source)).with_suffix(".html")
@@ -95,7 +95,7 @@ def test_the_site(course, tmp_path, capfd):
     assert run(course, "--only", "1,02", "--jobs", "2") == 0
     said = capfd.readouterr().out
     assert "01_one" in said
-    assert "1 GPU cells found no GPU" in said or run_course.gpu_available()
+    assert "GPU cells without a GPU: 1" in said or run_course.gpu_available()
     folder = tmp_path / "build" / "site"
     index = (folder / "index.html").read_text()
     assert 'href="notebooks/01_one.html"' in index
@@ -244,8 +244,9 @@ def test_a_full_disk_while_a_page_is_written_leaves_a_true_index(course, tmp_pat
     assert (two["state"], two["failing_cell"]) == ("failed", None)
     assert two["error"].startswith("no disk space left while writing")
     linked = set(re.findall(r'href="(.*?)"', (folder / "index.html").read_text()))
-    pages = {f"notebooks/{file.name}" for file in (folder / "notebooks").glob("*.html")}
-    assert linked == {"notebooks/01_one.html", "notebooks/03_three.html"} == pages
+    pages = {f"{kind}/{file.name}" for kind in ("notebooks", "slides") for file in (folder / kind).glob("*.html")}
+    assert linked == {f"{kind}/{name}.html" for kind in ("notebooks", "slides") for name in ("01_one", "03_three")}
+    assert linked == pages
 
 
 def test_a_site_that_cannot_be_made_is_a_failed_run_with_a_true_index(course, tmp_path, capfd, monkeypatch):

@@ -253,9 +253,15 @@ def test_the_check_names_everything_that_is_missing_and_downloads_nothing(monkey
     monkeypatch.setattr(setup, "memory_gb", lambda: 16.0)
     monkeypatch.setattr(setup.shutil, "disk_usage", lambda _: SimpleNamespace(free=50e9))
     monkeypatch.setattr(setup, "no_compiler", lambda: "")
+    monkeypatch.setattr(setup.shutil, "which", lambda _: None)
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "not made yet"))
     assert setup.main(["--check"]) == 0
     assert "nothing is missing" in capsys.readouterr().out
+    monkeypatch.setattr(setup.shutil, "disk_usage", lambda _: SimpleNamespace(free=6e9))
+    assert setup.main(["--check"]) == 0
+    monkeypatch.setattr(setup, "answers", lambda address: "pytorch" not in address)
+    assert setup.main(["--check"]) == 1
+    assert "6.0 GB of disk are free" in capsys.readouterr().out, "the CUDA build of torch needs more"
     monkeypatch.setattr(setup, "answers", lambda _: False)
     monkeypatch.setattr(setup, "memory_gb", lambda: 0.7)
     monkeypatch.setattr(setup.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e9))
