@@ -128,7 +128,8 @@ def test_the_record_has_a_row_for_each_way_and_counts_what_it_judged(masks):
         assert {"nodes", "search, s", "of the processor, s"} <= row.keys()
         if "nodes in FP32" in row:
             same = script.described(Agreement(1, 0, 0.0, 0)).keys()
-            assert row["simulated"].keys() == row["in ONNX Runtime"].keys() == same
+            assert row["in ONNX Runtime"].keys() == same
+            assert row["simulated"].keys() == same | ({"box AP", "mask AP"} if masks == "full" else set())
             assert row["casts added"] > 0
         else:
             assert way in mixed
