@@ -21,8 +21,10 @@ PATCH = Patch(
                     """,
                     """
                     if torch.onnx.is_in_onnx_export():
-                        # A level without RoIs gives no rows, so concatenation needs no case for it.
-                        of_level = [(target_lvls == i).nonzero().squeeze(1) for i in range(num_levels)]
+                        # A level without RoIs gives no rows, so concatenation needs no case for it. A RoI that is
+                        # not finite (half precision) is on no level by equality, and every RoI must have a row.
+                        levels = [target_lvls <= 0, *(target_lvls == i for i in range(1, num_levels))]
+                        of_level = [level.nonzero().squeeze(1) for level in levels]
                         found = [self.roi_layers[i](feats[i], rois[rows]) for i, rows in enumerate(of_level)]
                         # Where each RoI's row lies now. Written into a tensor of all RoIs and not sorted, since ONNX's
                         # shape inference then knows how many there are.

@@ -18,7 +18,8 @@ feeds, nothing else, and writes what it makes (AutoCast holds every tensor of th
 ``record`` counts nodes and casts, compares the detections with FP32's by the course's agreement, and makes the course's
 rows by the functions that chapter 07 calls. Detections are compared twice: of the tool's graph in ONNX Runtime, which
 on a CPU computes most of it in FP32 between casts, and of the source graph in the course's simulation with the nodes in
-FP32 that the tool left there.
+FP32 that the tool left there. AP over the validation scenes is of the second kind, for each way that has made a graph
+of ``full.onnx``: the rows of ``measure_half_precision.py`` are measured in the same way, which takes 2 minutes a row.
 
 Automatic mixed precision has the course's agreement as its test. It ends at the first graph that ONNX Runtime refuses;
 a second row counts such a graph as a failed attempt and goes on until ``--patience`` is over. That row is of the last
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.metadata
 import io
 import json
@@ -38,7 +40,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -50,6 +52,9 @@ from onnx import TensorProto, shape_inference
 from helpers import artifacts, evidence
 from helpers.errors import CourseError
 from helpers.half_precision.agreement import Agreement, agreement
+
+if TYPE_CHECKING:
+    from helpers.detector.evaluation import EvaluationSet
 
 Array = npt.NDArray[Any]
 PICTURE = "crowd"
@@ -228,13 +233,27 @@ def run(folder: Path, patience: float) -> None:
 # --- the third step, in the course's environment ----------------------------------------------------------------------
 
 
+def simulated_ap(source: onnx.ModelProto, kept: Sequence[str], scenes: EvaluationSet) -> dict[str, float]:
+    """AP of a graph in simulation with the nodes ``kept`` in FP32, as the record of chapter 07 has it of others."""
+    from helpers.detector import evaluation
+    from helpers.graph.detect import detect
+    from helpers.graph.onnx_runtime import OnnxRunner
+    from helpers.half_precision.simulation import round_results
+
+    runner = OnnxRunner(round_results(source, keep=kept), optimise=False)
+    result = evaluation.evaluate(scenes, functools.partial(detect, runner), description=f"{len(kept)} nodes in FP32")
+    return {"box AP": round(result.box, 4), "mask AP": round(result.mask, 4)}
+
+
 def judged(
     source: onnx.ModelProto,
     converted: onnx.ModelProto | None,
     feeds: Mapping[str, Array],
     reference: Mapping[str, Array],
+    scenes: EvaluationSet | None = None,
 ) -> dict[str, Any]:
-    """The counts of one converted graph and its agreement with FP32, in ONNX Runtime and in simulation."""
+    """The counts of one converted graph and its agreement with FP32, in ONNX Runtime and in simulation; with scenes, AP
+    in simulation."""
     from helpers.graph.cut import run_graph
     from helpers.graph.runner import RunnerError
     from helpers.half_precision.search import Simulation
@@ -249,10 +268,12 @@ def judged(
     except RunnerError as error:
         result["in ONNX Runtime"] = {"refused": error.problem}
     result["simulated"] = described(agreement(reference, Simulation(source, feeds, kept).run(kept)))
+    if scenes is not None:
+        result["simulated"] |= simulated_ap(source, kept, scenes)
     return result
 
 
-def own_rows(masks: str) -> list[dict[str, Any]]:
+def own_rows(masks: str, scenes: EvaluationSet | None) -> list[dict[str, Any]]:
     """The course's ways on one graph: the plan, the plan and what is still infinite, the patches."""
     from helpers.half_precision.plan import cast_islands
     from scripts.measure_half_precision import Rows
@@ -270,12 +291,13 @@ def own_rows(masks: str) -> list[dict[str, Any]]:
         names = search()
         seconds = {"search, s": time.perf_counter() - start, "of the processor, s": time.process_time() - worked}
         row = {"graph": masks, "way": name, **{key: round(value, 1) for key, value in seconds.items()}}
-        made.append({**row, **judged(source, cast_islands(source, names), rows.feeds, rows.reference)})
+        made.append({**row, **judged(source, cast_islands(source, names), rows.feeds, rows.reference, scenes)})
     return made
 
 
 def record(folder: Path, output: Path) -> None:
     """Judge what the tools made, add the course's rows, and write the record."""
+    from helpers.detector import evaluation
     from helpers.graph.file import load_onnx
     from scripts.measure_half_precision import Rows
 
@@ -285,22 +307,25 @@ def record(folder: Path, output: Path) -> None:
     what = (
         "nodes that stay in FP32, and the agreement of the detections with FP32's, on a CPU: in ONNX Runtime, which "
         "computes half precision there by inserting casts and leaves out most of the rounding, and in the course's "
-        "simulation; one run on a machine that did other work as well"
+        "simulation, where AP is measured too; one run on a machine that did other work as well"
     )
     machine = {
         "processor": platform.processor() or platform.machine(),
         "tools": artifacts.read_json(folder / "versions.json"),
     }
-    head = {**evidence.head(what, machine), "model": "emoji", "picture": PICTURE}
+    whole = evaluation.load_set()
+    head = {**evidence.head(what, machine), "model": "emoji", "picture": PICTURE, "scenes of AP": len(whole)}
     rows: list[dict[str, Any]] = []
     for masks in MASKS:
+        scenes = whole if masks == "full" else None
         theirs = Rows("emoji", False, masks)
         source = load_onnx(folder / f"{masks}.onnx")
         for path in sorted(folder.glob(f"{masks}-*.json")):
             file = path.with_suffix(".onnx")
             converted = onnx.load(file) if file.exists() else None
-            rows.append({**artifacts.read_json(path), **judged(source, converted, theirs.feeds, theirs.reference)})
-        rows += own_rows(masks)
+            found = judged(source, converted, theirs.feeds, theirs.reference, scenes)
+            rows.append({**artifacts.read_json(path), **found})
+        rows += own_rows(masks, scenes)
     evidence.save(output, {**head, "rows": rows})
 
 
