@@ -73,7 +73,7 @@ def test_a_run_elsewhere_makes_a_record_and_goes_on_with_it(folder, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads(output.read_text())
-    shown = evidence.load("cuda_provider", ["rows"])
+    shown = evidence.load("cuda_provider_r50", ["rows"])
     assert [*record] == [*shown]
     assert [*record["machine"]] == [*shown["machine"]]
     asked = "run made --output record.json --device cpu --rounds 2"

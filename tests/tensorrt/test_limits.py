@@ -319,7 +319,10 @@ def test_every_form_of_the_graph_is_judged(exported, flavour: str, masks: str, d
         assert "unknown" not in one.states.values(), one.operator
     for version in ops.VERSIONS:
         assert {found.effect for found in judge.check(model, version)} <= {"note"}, version
-        assert set(ops.gaps(model, version)) <= {"RoiAlign", "GridSample", "MMCVRoiAlign", "grid_sampler"}
+        # TensorRT 8.4 has no NonZero; lean graphs of ONNX Runtime's flavour hand each level its own RoIs by it.
+        by_level = {"NonZero"} if version.startswith("8.4") and (flavour, masks) == ("standard", "lean") else set()
+        gaps = {"RoiAlign", "GridSample", "MMCVRoiAlign", "grid_sampler"} | by_level
+        assert set(ops.gaps(model, version)) <= gaps
 
 
 def test_the_opset_is_named() -> None:
