@@ -5,7 +5,7 @@ from patches._base import Edit, Patch, Replacement
 PATCH = Patch(
     __name__,
     summary="The exported RoI extractor gives each level the RoIs that belong to it, and puts the rows back in order.",
-    symptom="RoIAlign takes as long as half the backbone: every RoI is sampled on all four levels",
+    symptom="RoIAlign takes almost twice the time that it needs: every RoI is sampled on all four levels",
     cause=(
         "mmdet's export path avoids NonZero: it zeroes the RoIs of the other levels, samples them all the same, and "
         "adds the four results. Eager mmdet gathers each level's RoIs, which ONNX can say as well."

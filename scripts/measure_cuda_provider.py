@@ -35,7 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ import onnx
 import onnxruntime as ort
 
 from helpers import evidence
+from helpers.errors import first_line
 
 Array = npt.NDArray[Any]
 OUTPUTS = ("dets", "labels", "masks")
@@ -227,6 +228,19 @@ def agreement(expected: Mapping[str, Array], found: Mapping[str, Array]) -> dict
     }
 
 
+def timed(once: Callable[[], object], rounds: int) -> list[float]:
+    """Seconds of each of ``rounds`` calls after three that do not count; of slow ones fewer."""
+    seconds: list[float] = []
+    for number in range(rounds + 3):
+        start = time.perf_counter()
+        once()
+        if number >= 3:
+            seconds.append(time.perf_counter() - start)
+        if len(seconds) >= 3 and sum(seconds) > PATIENCE:
+            break
+    return seconds
+
+
 class Session:
     """A graph on the device, its inputs and outputs staying there while it is timed."""
 
@@ -254,15 +268,14 @@ class Session:
             binding.bind_ortvalue_input(one.name, ort.OrtValue.ortvalue_from_numpy(array, self.device, 0))
         for name in OUTPUTS:
             binding.bind_output(name, self.device, 0)
-        seconds = []
-        for number in range(rounds + 3 if rounds else 1):
-            start = time.perf_counter()
+
+        def once() -> None:
             self.session.run_with_iobinding(binding)
             binding.synchronize_outputs()
-            if rounds and number >= 3:
-                seconds.append(time.perf_counter() - start)
-                if len(seconds) >= 3 and sum(seconds) > PATIENCE:
-                    break
+
+        seconds = timed(once, rounds) if rounds else []
+        if not rounds:
+            once()
         return dict(zip(OUTPUTS, binding.copy_outputs_to_cpu(), strict=True)), seconds
 
 
@@ -316,21 +329,20 @@ def torchvision_rows(inputs: Mapping[str, Array], options: Any) -> list[dict[str
     for name, way in ways.items():
         for batch in options.batches:
             row: dict[str, Any] = {"graph": f"torchvision-{name}-float32", "batch": batch}
+            # Back to about 0 to 1, which torchvision's own preprocessing takes.
             given = [(torch.from_numpy(one) * 0.22 + 0.45).to(options.device) for one in inputs["input"][:batch]]
-            try:
-                seconds = []
+            found: list[Any] = []
+
+            def once(way: Any = way, given: Any = given, found: list[Any] = found) -> None:
                 with torch.no_grad():
-                    for number in range(options.rounds + 3):
-                        start = time.perf_counter()
-                        found = way(given)
-                        if options.device == "cuda":
-                            torch.cuda.synchronize()
-                        if number >= 3:
-                            seconds.append(time.perf_counter() - start)
-                            if len(seconds) >= 3 and sum(seconds) > PATIENCE:
-                                break
+                    found[:] = way(given)
+                if options.device == "cuda":
+                    torch.cuda.synchronize()
+
+            try:
+                seconds = timed(once, options.rounds)
             except Exception as error:
-                rows.append({**row, "error": str(error).splitlines()[0][:300]})
+                rows.append({**row, "error": first_line(error)[:300]})
                 continue
             row["ms"], row["least ms"] = (round(1e3 * kind(seconds), 2) for kind in (statistics.median, min))
             row["found"] = sum(len(one["boxes"]) for one in found)
@@ -393,7 +405,7 @@ def measure(
             seconds += times
         found = {name: np.concatenate([part[name] for part in parts]) for name in ("dets", "labels")}
     except Exception as error:
-        return {**row, "error": str(error).splitlines()[0][:300]}
+        return {**row, "error": first_line(error)[:300]}
     row["ms"] = round(1e3 * statistics.median(seconds), 2)
     row["least ms"] = round(1e3 * min(seconds), 2)
     row |= agreement({name: array[: len(found["dets"])] for name, array in expected.items()}, found)

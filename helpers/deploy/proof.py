@@ -208,7 +208,7 @@ def _export(
     announce: Callable[[str], None],
 ) -> Path:
     options: dict[str, Any] = {"input_shape": [batch, 3, *preprocessing.input_shape], "masks": masks}
-    applied: Sequence[str] = (*exporter.CORRECT[flavour], *exporter.KINDS)
+    applied: Sequence[str] = exporter.default_patches(flavour)
     if batch > 1:
         dynamic = exporter.dynamic_options(flavour)
         applied, options["dynamic_axes"] = dynamic["applied"], dynamic["dynamic_axes"]

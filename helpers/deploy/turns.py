@@ -11,6 +11,10 @@ from typing import Any
 
 __all__ = ["PAUSE", "busy_machine", "ratios", "take_turns"]
 
+#: Seconds of silence before a way's turn. ONNX Runtime's threads go on asking for work for a while after a run: without
+#: a pause each session takes that time from the one after it (measured on two cores: 0.37 s instead of 0.28 s).
+PAUSE = 0.3
+
 
 def busy_machine(load_before: float) -> dict[str, Any]:
     """For a record of times: the processor, how many of it this process may use, and how busy they were (the mean
@@ -21,11 +25,6 @@ def busy_machine(load_before: float) -> dict[str, Any]:
         "load before": round(load_before, 1),
         "load after": round(os.getloadavg()[0], 1),
     }
-
-
-#: Seconds of silence before a way's turn. ONNX Runtime's threads go on asking for work for a while after a run: without
-#: a pause each session takes that time from the one after it (measured on two cores: 0.37 s instead of 0.28 s).
-PAUSE = 0.3
 
 
 def take_turns(

@@ -73,6 +73,7 @@ __all__ = [
     "Flavour",
     "UnknownFlavourError",
     "bound_meta",
+    "default_patches",
     "dynamic_options",
     "export_inputs",
     "export_onnx",
@@ -152,6 +153,15 @@ LEAN = "p40_lean_masks"
 BY_LEVEL = "p41_roi_align_by_level"
 
 
+def default_patches(flavour: str) -> tuple[str, ...]:
+    """The patches that a graph is exported with unless some are named: :data:`CORRECT` and :data:`KINDS`.
+
+    Raises:
+        UnknownFlavourError: no such flavour.
+    """
+    return (*CORRECT[_flavour(flavour).name], *KINDS)
+
+
 def dynamic_options(flavour: str = "standard") -> dict[str, Any]:
     """Arguments for :func:`make_onnx` and :func:`export_onnx`: only the batch axis of inputs and outputs is dynamic.
 
@@ -160,9 +170,8 @@ def dynamic_options(flavour: str = "standard") -> dict[str, Any]:
     Raises:
         UnknownFlavourError: no such flavour.
     """
-    _flavour(flavour)
     axes = {name: {0: "batch"} for name in (*INPUT_NAMES, *OUTPUT_NAMES)}
-    return {"applied": (*CORRECT[flavour], *KINDS, *DYNAMIC), "dynamic_axes": axes}
+    return {"applied": (*default_patches(flavour), *DYNAMIC), "dynamic_axes": axes}
 
 
 def _flavour(name: str, opset: int | None = None) -> Flavour:
@@ -484,10 +493,9 @@ def _chosen(flavour: str, applied: Sequence[str] | None, masks: str) -> tuple[st
     """The patches to export with, in order."""
     if masks not in ("full", "lean"):
         raise ExportError(f"there is no form of masks {masks!r}", "use full or lean")
-    names = (*CORRECT[flavour], *KINDS) if applied is None else tuple(applied)
-    if masks == "lean":
-        names += tuple(name for name in (LEAN, BY_LEVEL)[: 2 if flavour == "standard" else 1] if name not in names)
-    return names
+    names = default_patches(flavour) if applied is None else tuple(applied)
+    ends = () if masks == "full" else (LEAN, BY_LEVEL) if flavour == "standard" else (LEAN,)
+    return (*names, *(name for name in ends if name not in names))
 
 
 def _check_lean(detector: BaseDetector) -> None:

@@ -68,7 +68,7 @@ rois = st.lists(st.tuples(st.integers(0, PICTURES - 1), st.floats(0, 20, width=3
 
 @settings(max_examples=60, derandomize=True, database=None, deadline=None)
 @given(rois)
-def test_as_eager_mmdet_with_any_levels_left_empty(drawn):
+def test_to_the_last_bit_as_on_every_level_and_as_eager_mmdet(drawn):
     rows = [(picture, low, low, low + width, low + height) for picture, low, width, height in drawn]
     boxes = np.array(rows, np.float32).reshape(-1, 5)
     roi_extractor, features = extractor()

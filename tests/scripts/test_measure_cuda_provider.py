@@ -89,8 +89,24 @@ def test_a_run_elsewhere_makes_a_record_and_goes_on_with_it(folder, tmp_path):
     assert one["nodes"]["CPU"] > 3
     record["rows"][1]["ms"] = "kept"
     output.write_text(json.dumps(record))
-    script.main([*map(str, words), "--batches", "1"])
-    assert {row["batch"]: row["ms"] for row in json.loads(output.read_text())["rows"]}[4] == "kept"
+    script.main([*map(str, words), "--batches", "1", "--validation", "1"])
+    rows = {row["batch"]: row for row in json.loads(output.read_text())["rows"]}
+    assert rows[4]["ms"] == "kept"
+    # The toy finds two small boxes in any picture, and nothing that is there.
+    assert (rows[1]["box AP"], rows[1]["mask AP"], rows[1]["scenes"]) == (0, 0, 1)
+
+
+def test_times_begin_after_three_calls_and_end_with_patience(monkeypatch):
+    clock, called = [0.0], []
+    monkeypatch.setattr(script.time, "perf_counter", lambda: clock[0])
+
+    def once():
+        called.append(len(called))
+        clock[0] += called[-1]
+
+    assert script.timed(once, 2) == [3, 4]
+    assert len(called) == 5
+    assert script.timed(once, 30) == [8, 9, 10], "more than the patience, and three"
 
 
 def test_partners_are_of_the_same_class_and_counted_once():
