@@ -293,7 +293,7 @@ _DIFF_STYLE = """
   width: 100%; color: #1f2328; background: #fff; margin: 0 0 1em 0}
 .patch-diff table.diff td, .patch-diff table.diff th {text-align: left; white-space: pre; padding: 0 4px;
   vertical-align: top}
-.patch-diff thead th {background: #eaeef2; padding: 4px}
+.patch-diff table.diff thead th {background: #eaeef2; padding: 4px; white-space: normal; overflow-wrap: anywhere}
 .patch-diff table.diff tbody td {width: 50%}
 .patch-diff table.diff tbody td.diff_header {color: #424a53; width: 1%; text-align: right; white-space: nowrap;
   background: #f6f8fa}
