@@ -97,6 +97,8 @@ def open_session(
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = threads or (int(wanted) if wanted.isdecimal() else 0)
     options.log_severity_level = 4  # an error is raised, with the same words: not printed as well
+    # Its threads would ask for work for a while after a run, on the cores that pasting or another session needs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if in_order:
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if not optimise:

@@ -74,8 +74,8 @@ def test_to_the_last_bit_as_on_every_level_and_as_eager_mmdet(drawn):
     roi_extractor, features = extractor()
     with torch.no_grad():
         expected = roi_extractor(features, torch.from_numpy(boxes)).numpy()
-    (found,) = session().run(None, {"rois": boxes})
-    assert found.shape == expected.shape
+    (found,), (on_every_level,) = (session(names).run(None, {"rois": boxes}) for names in (NAMES, NAMES[:-1]))
+    np.testing.assert_array_equal(found, on_every_level, strict=True)
     np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
@@ -90,8 +90,8 @@ def test_a_roi_that_is_not_finite_keeps_its_row():
 
 
 @functools.cache
-def session():
-    return open_session(graph(NAMES))
+def session(names):
+    return open_session(graph(names))
 
 
 def test_no_roi_is_sampled_twice():
@@ -114,3 +114,27 @@ def test_operations_behind_it_can_be_counted(exported):
     """How many RoIs a level has is known at run time only; how many there are in all, the graph says."""
     counts = profile.operations_by_part(load_onnx(exported("standard", (1, 3, 128, 160), masks="lean")))
     assert {"box head", "mask head"} <= set(counts)
+
+
+@settings(max_examples=30, derandomize=True, database=None, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, PICTURES - 1), st.floats(0, 900), st.floats(0, 900)), max_size=12))
+def test_neighbours_are_sampled_after_each_other(drawn):
+    """Picture by picture, in strips of 64 px, from left to right."""
+    boxes = np.array([(picture, x, y, x + 50, y + 50) for picture, x, y in drawn], np.float32).reshape(-1, 5)
+    places, pictures = (lowest_level().run([name], {"rois": boxes})[0] for name in sampled_at())
+    order = [(int(picture), int(y // 64), int(x)) for picture, (x, y, *_) in zip(pictures, places, strict=True)]
+    assert len(order) == len(drawn)
+    assert order == sorted(order)
+
+
+@functools.cache
+def sampled_at():
+    """The inputs of the lowest level's RoiAlign: boxes and the number of each one's picture."""
+    return next(node.input[1:] for node in graph(NAMES).graph.node if node.op_type == "RoiAlign")
+
+
+@functools.cache
+def lowest_level():
+    model = onnx.ModelProto.FromString(graph(NAMES).SerializeToString())
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sampled_at())
+    return open_session(model)
