@@ -11,8 +11,9 @@ from typing import Any
 
 __all__ = ["PAUSE", "busy_machine", "ratios", "take_turns"]
 
-#: Seconds of silence before a way's turn. ONNX Runtime's threads go on asking for work for a while after a run: without
-#: a pause each session takes that time from the one after it (measured on two cores: 0.37 s instead of 0.28 s).
+#: Seconds of silence before a way's turn. A runtime's threads go on asking for work for a while after a run: without a
+#: pause each takes that time from the one after it (measured with ONNX Runtime's: 0.37 s instead of 0.28 s; those of
+#: :class:`helpers.graph.onnx_runtime.OnnxRunner` stop with the run, others do not).
 PAUSE = 0.3
 
 

@@ -24,7 +24,7 @@ ensure_torchvision()
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor  # noqa: E402
 
 STRIDES, PICTURES, SIDE = (4, 8, 16, 32), 2, 1024
-NAMES = (*export.NEEDED["standard"], "p08_roi_align_half_pixel", export.BY_LEVEL)
+NAMES = (*export.NEEDED["standard"], "p08_roi_align_half_pixel", export.FASTER[0])
 
 
 @functools.cache
