@@ -3,8 +3,8 @@
     python scripts/measure_deployment.py --output evidence/deployment_emoji.json
     python scripts/measure_deployment.py --model r50 --random-weights --output evidence/deployment_r50.json
 
-From the decoded picture to boxes and masks in the picture's own pixels, at 800 x 1216, on any CPU. The ways take turns,
-so that what else the machine does falls on all of them alike; the ratios are of medians, with the least and the
+From the decoded picture to boxes and masks in the picture's own pixels, at 800 x 1216, on any CPU. Each way takes turns
+with PyTorch, so that what else the machine does falls on both alike; the ratios are of medians, with the least and the
 largest of a single round. Then three profiled runs of each graph, their median by part of the detector, and the rate
 of a large matrix product before and after.
 """
@@ -29,7 +29,7 @@ import torch
 from helpers import evidence, paths
 from helpers.compare.parity import compare
 from helpers.deploy import profile as profiling
-from helpers.deploy.turns import busy_machine, ratios, take_turns
+from helpers.deploy.turns import busy_machine, in_pairs
 from helpers.detector import inference, models
 from helpers.detector.detections import Detections
 from helpers.detector.preprocess import prepare, read_picture
@@ -77,16 +77,17 @@ def main(words: Sequence[str] | None = None) -> None:
     }
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
-    runners = {name: OnnxRunner(file, threads=cores) for name, file in files.items()}
-    ways: dict[str, Callable[[], object]] = {PYTORCH: lambda: [inference.detect(detector, one) for one in pictures]}
-    for name, runner in runners.items():
-        ways[name] = lambda runner=runner: [detect.detect(runner, one) for one in pictures]  # type: ignore[misc]
+
+    def way(name: str) -> Callable[[], object]:
+        if name == PYTORCH:
+            return lambda: [inference.detect(detector, one) for one in pictures]
+        runner = OnnxRunner(files[name], threads=cores)
+        return lambda: [detect.detect(runner, one) for one in pictures]
 
     busy, limit = os.getloadavg()[0], profiling.matrix_product_limit()
-    seconds = take_turns(ways, arguments.rounds)
+    rows = in_pairs(PYTORCH, {name: functools.partial(way, name) for name in (PYTORCH, *files)}, arguments.rounds)
     reference = inference.detect(detector, pictures[0])
-    same = {name: agreement(reference, detect.detect(runner, pictures[0])) for name, runner in runners.items()}
-    runners.clear()
+    same = {name: agreement(reference, detect.detect(OnnxRunner(file), pictures[0])) for name, file in files.items()}
     feeds = detect.feeds([prepare(pictures[0])])
     parts = {name: by_part(file, feeds) for name, file in files.items()}
     limits = [limit, profiling.matrix_product_limit()]
@@ -97,7 +98,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "model": f"{arguments.model}{', random weights' if arguments.random_weights else ''}",
         "pictures": arguments.pictures,
         "note": arguments.note,
-        "rows": ratios(seconds, PYTORCH),
+        "rows": rows,
         "against PyTorch, in the picture's pixels": same,
         "seconds by part, of profiled runs": parts,
         "operations by part": counts,

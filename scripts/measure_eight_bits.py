@@ -28,7 +28,7 @@ from helpers import evidence, paths
 from helpers.artifacts import sha256_file
 from helpers.deploy import eight_bits
 from helpers.deploy.profile import PARTS
-from helpers.deploy.turns import ratios, take_turns
+from helpers.deploy.turns import in_pairs
 from helpers.detector import evaluation
 from helpers.detector.preprocess import prepare, read_picture
 from helpers.errors import CourseError
@@ -59,17 +59,6 @@ def graph_of(lean: Path, name: str, folder: Path) -> tuple[Path, int]:
     ranges = folder / f"ranges-{sha256_file(lean)[:12]}-{len(pictures)}.json"
     nodes = eight_bits.quantise(lean, path, pictures, parts=parts, symmetric=symmetric, ranges=ranges)
     return path, len(nodes)
-
-
-def times_beside(float_graph: Path, graph: Path, name: str, rounds: int) -> list[dict[str, Any]]:
-    """The rows of :func:`helpers.deploy.turns.ratios` for float32 and for a graph, with no other session alive that
-    would take memory or time from them."""
-    picture = read_picture(paths.DATA / "demo" / "crowd.jpg")
-    ways: dict[str, Callable[[], object]] = {
-        way: functools.partial(detect.detect, OnnxRunner(path), picture)
-        for way, path in ((FLOAT, float_graph), (name, graph))
-    }
-    return ratios(take_turns(ways, rounds), FLOAT)
 
 
 def stored_rows(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -121,12 +110,14 @@ def main(words: Sequence[str] | None = None) -> None:
             accuracy = {"box AP": round(result.box, 4), "mask AP": round(result.mask, 4)}
             done.append({"row": name, "nodes in 8 bits": nodes, **accuracy})
             save()
-    for row in done[1:]:
-        graph, _ = graph_of(lean, row["row"], folder)
-        of_float, own = times_beside(lean, graph, row["row"], arguments.rounds)
-        done[0]["ratio"] = 1.0
-        row["median s of float32 beside it"] = of_float["median s"]
-        row.update({key: value for key, value in own.items() if key != "way"})
+    picture = read_picture(paths.DATA / "demo" / "crowd.jpg")
+
+    def way(name: str) -> Callable[[], object]:
+        return functools.partial(detect.detect, OnnxRunner(graph_of(lean, name, folder)[0]), picture)
+
+    makers = {row["row"]: functools.partial(way, row["row"]) for row in done}
+    for row, times in zip(done, in_pairs(FLOAT, makers, arguments.rounds), strict=True):
+        row.update({key: value for key, value in times.items() if key != "way"})
     save()
     print(pd.DataFrame(done).drop(columns="seconds").to_string(index=False))
 
