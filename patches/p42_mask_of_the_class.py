@@ -1,14 +1,16 @@
-"""The mask head's last layer answers for the detected class only, instead of for all of them."""
+"""The mask head's last layers are products for the detected class only, instead of a transposed convolution for all."""
 
 from patches._base import Edit, Patch, Replacement
 
 PATCH = Patch(
     __name__,
-    summary="Of each detection's masks, one a class, only that of the detected class is computed.",
-    symptom="79 of 80 masks are computed and thrown away: 2% of the lean graph's time for 80 classes",
+    summary="Of each detection's masks, one a class, only that of the detected class is computed, and sooner.",
+    symptom="79 of 80 masks are computed and thrown away, and 8 bits leave the layer before them out",
     cause=(
         "mmdet computes 80 masks of 28 x 28 for each detection and picks one. A mask is a product of one row of the "
-        "layer's weights with the features, so the row can be picked first."
+        "layer's weights with the features, so the row can be picked first. The features' upsampling is a transposed "
+        "convolution whose kernel is its stride: a product with each cell, which a plain convolution says as well, and "
+        "which ONNX Runtime computes faster and can quantise."
     ),
     replacements=[
         Replacement(
@@ -21,22 +23,30 @@ PATCH = Patch(
                     """,
                     """
                     head = self.mask_head
-                    layer = head.conv_logits
-                    # By name: mmcv has its own Conv2d. Other layers (NormedConv2d) are no product with their weights.
-                    product = type(layer).__name__ == 'Conv2d' and layer.kernel_size == (1, 1)
-                    of_class = product and not head.class_agnostic
-                    if of_class:
-                        head.conv_logits = torch.nn.Identity()
+                    up, layer = head.upsample, head.conv_logits
+                    # By name: mmcv has its own classes. Other layers (NormedConv2d) are no product with their weights.
+                    products = [type(one).__name__ for one in (up, layer)] == ['ConvTranspose2d', 'Conv2d']
+                    products = products and layer.kernel_size == (1, 1) and not head.class_agnostic
+                    products = products and up.kernel_size == up.stride and up.padding == (0, 0) and up.groups == 1
+                    if products:
+                        head.upsample = head.conv_logits = torch.nn.Identity()
                     try:
                         mask_pred = self._mask_forward(x, mask_rois)['mask_pred']
                     finally:
-                        head.conv_logits = layer
-                    if of_class:
-                        channels, *size = (int(length) for length in mask_pred.shape[1:])
-                        rows = layer.weight.flatten(1)[det_labels.reshape(-1)][:, None]
-                        mask_pred = rows @ mask_pred.reshape(-1, channels, size[0] * size[1])
-                        mask_pred = mask_pred + layer.bias[det_labels.reshape(-1)][:, None, None]
-                        mask_pred = mask_pred.reshape(-1, 1, *size)
+                        head.upsample, head.conv_logits = up, layer
+                    if products:
+                        height, width = (int(length) for length in mask_pred.shape[-2:])
+                        down, right = up.kernel_size
+                        # Each channel's down x right values of a cell, as channels.
+                        kernels = up.weight.permute(1, 2, 3, 0).reshape(-1, up.in_channels, 1, 1)
+                        bias = up.bias.repeat_interleave(down * right)
+                        cells = torch.nn.functional.conv2d(mask_pred, kernels, bias).relu()
+                        labels = det_labels.reshape(-1)
+                        rows = layer.weight.flatten(1)[labels][:, None]
+                        mask_pred = rows @ cells.reshape(-1, up.out_channels, down * right * height * width)
+                        mask_pred = mask_pred + layer.bias[labels][:, None, None]
+                        mask_pred = mask_pred.reshape(-1, down, right, height, width).permute(0, 3, 1, 4, 2)
+                        mask_pred = mask_pred.reshape(-1, 1, height * down, width * right)
                     """,
                 ),
             ),

@@ -1,4 +1,4 @@
-"""The mask head's last layer for the detected class only: the same masks as picked from those of all classes."""
+"""The mask head's last layers for the detected class only: the same masks as picked from those of all classes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def graph(names, classes, agnostic=False, layer="Conv"):
         )
     )
     head.eval().requires_grad_(False)
-    torch.nn.init.normal_(head.mask_head.conv_logits.bias)
+    for part in (head.mask_head.conv_logits, head.mask_head.upsample):
+        torch.nn.init.normal_(part.bias)
     features = torch.randn(PICTURES, 6, 32, 32)
 
     class Call(torch.nn.Module):
@@ -110,5 +111,5 @@ def test_only_the_detected_class_is_computed_where_the_layer_is_a_product(layer,
     """NormedConv2d divides by the lengths of its weights and features."""
     made = graph(WITH, 3, agnostic, layer)
     kinds = [node.op_type for node in made.graph.node]
-    assert kinds.count("Conv") == (1 if picked_first else 2)
-    assert kinds.count("MatMul") == picked_first
+    assert kinds.count("Conv") == 2
+    assert [kinds.count(kind) for kind in ("MatMul", "ConvTranspose")] == [picked_first, not picked_first]
