@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from helpers.detector.paste import empty_masks
+
 __all__ = ["Detections", "box_iou", "mask_iou"]
 
 
@@ -66,11 +68,15 @@ class Detections:
         rows = np.concatenate([np.asarray(rows, np.float32).reshape(-1, 5) for rows in box_results])
         labels = np.repeat(np.arange(len(box_results)), [len(rows) for rows in box_results])
         masks = [np.asarray(mask, bool) for of_class in mask_results for mask in of_class]
+        if masks:
+            stacked = np.stack(masks, out=empty_masks(len(masks), masks[0].shape))
+        else:
+            stacked = np.zeros((len(rows) if boxes_only else 0, *picture_shape), bool)
         return cls(
             boxes=rows[:, :4],
             scores=rows[:, 4],
             labels=labels.astype(np.int64),
-            masks=np.stack(masks) if masks else np.zeros((len(rows) if boxes_only else 0, *picture_shape), bool),
+            masks=stacked,
         )
 
     @classmethod

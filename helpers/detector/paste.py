@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["paste", "paste_rle", "pasted_regions"]
+__all__ = ["empty_masks", "paste", "paste_rle", "pasted_regions"]
 
 Array = npt.NDArray[Any]
 #: mmdet's ``mask_thr_binary``, unless the config says otherwise.
@@ -55,13 +55,18 @@ def pasted_regions(
         yield where, rows @ cells @ columns.T >= threshold
 
 
+def empty_masks(count: int, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """(count, height, width) of False, without numpy's huge pages: for 100 masks Linux now and then takes 0.2 s to find
+    them, and most of the pixels of a mask are never touched."""
+    size = count * shape[0] * shape[1]
+    return np.frombuffer(mmap.mmap(-1, max(size, 1)), bool, size).reshape(count, *shape)
+
+
 def paste(
     values: Array, boxes: Array, shape: tuple[int, int], *, threshold: float = THRESHOLD
 ) -> npt.NDArray[np.bool_]:
     """(n, height, width) masks; arguments as for :func:`pasted_regions`."""
-    # Not np.zeros: numpy asks for huge pages, and Linux now and then takes 0.2 s to find them for 100 masks.
-    size = len(values) * shape[0] * shape[1]
-    masks = np.frombuffer(mmap.mmap(-1, max(size, 1)), bool, size).reshape(-1, *shape)
+    masks = empty_masks(len(values), shape)
     for mask, (where, region) in zip(masks, pasted_regions(values, boxes, shape, threshold=threshold), strict=True):
         mask[where] = region
     return masks
