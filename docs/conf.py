@@ -1,5 +1,7 @@
 """How Sphinx makes the site. `helpers/site.py` lays out the executed notebooks and these pages, and calls it."""
 
+import base64
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -155,8 +157,22 @@ def _setup_slides(app: Any) -> None:
     app.connect("doctree-resolved", _cut)
 
 
+def _icons(app: Any, error: Exception | None) -> None:
+    """The theme draws its icons by a script of 1.6 MB, for icons of one's own. Its font has those that it uses itself;
+    within the style sheet, since Firefox loads no font from file://."""
+    if error is None:
+        static = Path(app.outdir) / "_static"
+        (static / "scripts/fontawesome.js").write_text("")
+        font = "vendor/fontawesome/webfonts/fa-solid-900.woff2"
+        styles = static / "styles/pydata-sphinx-theme.css"
+        data = base64.b64encode((static / font).read_bytes()).decode()
+        styles.write_text(styles.read_text("utf-8").replace(f"../{font}", f"data:font/woff2;base64,{data}"), "utf-8")
+
+
 def setup(app: Any) -> None:
     app.connect("doctree-resolved", _unlink)
     if "slides" in app.tags:
         _setup_slides(app)
+    else:
+        app.connect("build-finished", _icons)
     app.add_html_math_renderer("mathml", _math(as_block=False), _math(as_block=True))

@@ -172,6 +172,18 @@ def test_nothing_is_fetched_from_elsewhere_and_no_link_inside_is_dead(made, page
         assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", style.read_text()), style.name
 
 
+def test_what_every_page_loads_is_light_and_has_its_icons(made, pages):
+    page = pages["notebooks/01_one.html"]
+    addresses = [one["src"] for one in page.all("script") if "src" in one]
+    addresses += [one["href"] for one in page.all("link") if one.get("rel") == "stylesheet"]
+    files = {(page.path.parent / urlsplit(address).path).resolve() for address in addresses}
+    assert 400_000 < sum(file.stat().st_size for file in files) < 1_000_000
+    font = re.search(
+        r"url\(data:font/woff2;base64,(\w{16})", (made / "_static/styles/pydata-sphinx-theme.css").read_text()
+    )
+    assert base64.b64decode(font[1]).startswith(b"wOF2")
+
+
 def test_a_page_can_be_read_without_eyes(pages):
     for name, page in pages.items():
         assert page.all("html")[0]["lang"] == "en"
