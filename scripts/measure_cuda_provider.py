@@ -56,7 +56,7 @@ BATCHES = (1, 4)
 SCORE = 0.05
 TYPES = ("float32", "float16")
 MASKS = ("full", "lean")
-VARIANTS = ("plain", "patched", "kept", "moved", "every-level", "p30", "p31", "p32", "p33", "p34")
+VARIANTS = ("plain", "patched", "kept", "moved", "every-level", "p30", "p31", "p32", "p33", "p34", "p43")
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 FORMAT = 2
 #: Seconds after which a row is timed no longer.
@@ -91,6 +91,7 @@ def graphs(
     ends["kept"] = (*options["applied"], *exporter.HALF[2:])
     ends["moved"] = (*exporter.BOXES_MOVED["standard"], *exporter.DYNAMIC)
     ends["every-level"] = (*options["applied"], exporter.LEAN)
+    ends["p43"] = (*options["applied"], "p43_decode_once")
     ends |= {name.split("_")[0]: (*options["applied"], name) for name in exporter.HALF}
     for form in masks:
         for variant in variants:
