@@ -8,7 +8,7 @@ PATCH = Patch(
     symptom="a quarter of the lean graph's nodes decode the boxes of the second to the fifth level",
     cause=(
         "mmdet decodes inside its loop over the levels. Decoding looks at each box by itself, so it can as well come "
-        "after the loop. It is not applied by default: a quarter fewer nodes took no less time, on a CPU or on a GPU "
+        "after the loop. It is not applied by default: a quarter fewer nodes took no less time on a GPU "
         "(evidence/cuda_provider_ap.json)."
     ),
     replacements=[

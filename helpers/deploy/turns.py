@@ -34,8 +34,8 @@ def in_pairs(
     """The rows of :func:`ratios`, each way having taken turns with the reference alone.
 
     A maker loads what its way needs, which is let go before the next pair: what else is alive, and what it did a moment
-    ago, takes memory and time from a way (measured: a tenth, from one that had pasted 100 masks in its graph). A
-    row has the reference's median in its own pair; the reference's row that over all pairs.
+    ago, may take memory and time from a way. A row has the reference's median in its own pair; the reference's row
+    that over all pairs.
     """
     rows, of_reference = [], []
     for name, make in makers.items():
