@@ -32,13 +32,17 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from traitlets.config import Config
 
 from helpers import artifacts, paths
+from helpers.alone import Turn, Turns
 from helpers.artifacts import sha256_file, write_text
 from helpers.detector.models import MODEL_NAMES, download_checkpoint, load_detector, model_spec, require_published
 from helpers.detector.preprocess import read_picture
-from helpers.environment import gpu_available, gpu_name
+from helpers.environment import free_memory, gpu_available, gpu_name
 from helpers.errors import CourseError
 from helpers.run_report import RunReport, State
 from helpers.site import Chapter, Site, SiteRecordError, Source, chapter_goal, chapter_title
+
+#: What two chapters at a time can take: 04 and 07 together.
+MEMORY_GB = 16
 
 
 class ArgumentError(CourseError):
@@ -51,11 +55,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", choices=MODEL_NAMES, default=None, help="default: $COURSE_MODEL, else emoji")
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint file for the model")
     parser.add_argument("--image", type=Path, help="a picture to use beside the demo pictures")
-    parser.add_argument("--jobs", type=int, default=1, help="chapters at a time (default: 1)")
+    parser.add_argument(
+        "--jobs", type=int, help=f"chapters at a time (default: 2 where two cores and {MEMORY_GB} GB are free, else 1)"
+    )
     parser.add_argument("--notebooks", type=Path, default=paths.NOTEBOOKS, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=None, help="where the site goes (default: build/site)")
     parser.add_argument("--report", type=Path, help="where run.json and junit.xml go (default: build/run)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.jobs is None:
+        options.jobs = 2 if (os.cpu_count() or 1) >= 2 and free_memory() >= MEMORY_GB * 1e9 else 1
+    return options
 
 
 def select(folder: Path, only: str | None) -> list[Path]:
@@ -115,10 +124,10 @@ def _settle(options: argparse.Namespace) -> None:
     # torch's exporter says once per node that it cannot infer mmcv's operators; that is known and fills the pages.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # The C library gives the memory of each feature map back to the system, which has to clear it for the next one: a
-    # third of the time of mmdet's inference on a virtual machine (seen: 9.4 s a picture, and 5.7 s with these). Blocks
-    # of up to 256 MiB are kept instead.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(256 << 20))
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 30))
+    # third of the time of mmdet's inference on a virtual machine (seen: 9.4 s a picture, and 5.7 s with these), and as
+    # much again where ONNX Runtime pastes a hundred masks. Blocks of up to 4 GiB are kept instead, for all sessions.
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
     if options.jobs > 1:  # Threads that wait for their core keep it busy.
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.jobs)))
 
@@ -234,9 +243,12 @@ class Progress:
 
 
 class Running:
-    """The notebooks that are being executed, so that an interrupt can end their kernels, and how far each came."""
+    """The notebooks that are being executed, so that an interrupt can end their kernels, how far each came, and whose
+    turn it is: a cell with the tag ``alone`` measures time or memory, and no other chapter runs then.
+    """
 
     def __init__(self) -> None:
+        self.turns = Turns()
         self.clients: set[NotebookClient] = set()
         self.progress: dict[str, Progress] = {}
         self.stopping = False
@@ -311,21 +323,26 @@ def execute(chapter: Chapter, executed: Path, running: Running) -> tuple[Chapter
         if cell.cell_type == "code":
             progress.cell = _named_cell(notebook, cell_index)
 
+    def wait_for_turn(cell: Any, **_: Any) -> None:
+        turn.go_on(alone="alone" in cell.metadata.get("tags", []))
+
     client = NotebookClient(
         notebook,
         timeout=1800,
         kernel_name="python3",
         resources={"metadata": {"path": str(paths.REPO_ROOT)}},
         on_cell_start=note_cell,
+        on_cell_execute=wait_for_turn,
         on_cell_executed=lambda **_: progress.look(),
         # What a kernel prints goes over sockets that any process on this machine could listen to.
         config=Config({"KernelManager": {"transport_encryption": "required"}}),
     )
     running.clients.add(client)
     try:
-        if not running.stopping:
-            with progress.watched():
-                client.execute()
+        with Turn(running.turns) as turn:
+            if not running.stopping:
+                with progress.watched():
+                    client.execute()
     except CellExecutionError as error:
         trouble = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     except (DeadKernelError, CellTimeoutError) as error:

@@ -5,6 +5,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
+
+import pytest
 
 from helpers import environment, paths
 from helpers.compat import ensure_torchvision
@@ -76,3 +79,22 @@ def test_a_toolkit_without_a_gpu_is_not_said_at_the_head_of_every_chapter(monkey
     ensure_torchvision()
     assert not logger.isEnabledFor(logging.WARNING)
     assert logger.isEnabledFor(logging.ERROR)
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, 9e9),
+        ({"memory.max": "max\n"}, 9e9),
+        ({"memory.max": "5000000000\n"}, 5e9),
+        ({"memory.max": "50000000000\n"}, 9e9),
+        ({"memory/memory.limit_in_bytes": "4000000000"}, 4e9),
+    ],
+)
+def test_a_container_has_no_more_memory_than_its_limit(tmp_path, monkeypatch, files, free):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(environment, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(environment.psutil, "virtual_memory", lambda: SimpleNamespace(available=int(9e9)))
+    assert environment.free_memory() == free

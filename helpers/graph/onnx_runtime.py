@@ -96,6 +96,8 @@ def open_session(
     options = ort.SessionOptions()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = threads or (int(wanted) if wanted.isdecimal() else 0)
+    # Where the C library has been told to keep memory, an arena would keep the same again, for each session its own.
+    options.enable_cpu_mem_arena = "MALLOC_TRIM_THRESHOLD_" not in os.environ
     options.log_severity_level = 4  # an error is raised, with the same words: not printed as well
     # Its threads would ask for work for a while after a run, on the cores that pasting or another session needs.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -47,6 +47,8 @@ NO_PROSE = re.compile(
 )
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 TAGS = {"setup", "demo", "gpu", "exercise", "solution"}
+#: What measures time or memory of this machine.
+MEASURES = re.compile(r"\bperf_counter\(|\bmeasure_\w+\(|\bprofile\.profile\(|\bmatrix_product_limit\(|\bin_pairs\(")
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -75,7 +77,10 @@ def test_form(path):
         assert cell.outputs == [], "a notebook is committed without outputs"
         assert cell.execution_count is None
         assert set(cell.metadata.get("tags", [])) & TAGS, f"a cell without a tag: {cell.source[:60]!r}"
-        assert set(cell.metadata.get("tags", [])) <= TAGS
+        assert set(cell.metadata.get("tags", [])) <= {*TAGS, "alone"}
+        assert "alone" in cell.metadata.tags or not MEASURES.search(cell.source), (
+            "it measures, so nothing runs beside it"
+        )
 
 
 def test_it_ends_with_exercises_whose_solutions_follow_them(path):

@@ -198,8 +198,48 @@ def test_kernels_keep_memory_and_share_the_cores_unless_the_caller_says_otherwis
             del os.environ[name]
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     run_course._settle(run_course.parse(["--jobs", jobs]))
-    assert (os.environ["MALLOC_MMAP_THRESHOLD_"], os.environ["MALLOC_TRIM_THRESHOLD_"]) == ("268435456", "7")
+    assert (os.environ["MALLOC_MMAP_THRESHOLD_"], os.environ["MALLOC_TRIM_THRESHOLD_"]) == (str(4 << 30), "7")
     assert os.environ.get("OMP_NUM_THREADS") == threads
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "arguments", "jobs"),
+    [
+        (2, 16e9, [], 2),
+        (64, 500e9, [], 2),
+        (2, 15e9, [], 1),
+        (1, 500e9, [], 1),
+        (None, 500e9, [], 1),
+        (2, 1e9, ["--jobs", "3"], 3),
+    ],
+)
+def test_two_chapters_at_a_time_where_there_is_room(monkeypatch, cores, free, arguments, jobs):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(run_course, "free_memory", lambda: free)
+    assert run_course.parse(arguments).jobs == jobs
+
+
+def test_nothing_runs_beside_a_cell_that_is_to_be_alone(course, tmp_path):
+    def cell(name, *tags):
+        noted = f"open({str(tmp_path / name)!r}, 'w').write(f'{{began}} {{time.monotonic()}}')"
+        return code(f"import time\nbegan = time.monotonic()\ntime.sleep(0.4)\n{noted}", *tags)
+
+    ordinary = [cell(f"beside{number}") for number in range(6)]
+    alone = [cell("alone1", "alone"), cell("alone2", "alone"), cell("after"), cell("alone3", "alone")]
+    nbformat.write(notebook("One", *ordinary), course / "01_one.ipynb")
+    nbformat.write(notebook("Two", *alone), course / "02_two.ipynb")
+    assert run(course, "--only", "1,2", "--jobs", "2") == 0
+    spans = {path.name: tuple(map(float, path.read_text().split())) for path in tmp_path.iterdir() if path.is_file()}
+    assert len(spans) == 10
+    beside = {
+        (a, b)
+        for a in spans
+        for b in spans
+        if a.startswith("alone") and a != b and spans[a][0] < spans[b][1] and spans[b][0] < spans[a][1]
+    }
+    assert beside == set()
+    between = [name for name in spans if spans["alone1"][0] < spans[name][0] < spans["alone2"][0]]
+    assert between == [], "who is alone and stays it waits for nobody"
 
 
 @pytest.mark.parametrize(
@@ -492,6 +532,31 @@ time.sleep(600)
         assert all(map(ended, map(int, noted.read_text().split())))
     else:
         assert seconds < 1
+
+
+def test_an_interrupt_ends_a_chapter_that_waits_to_be_alone(course, tmp_path):
+    ready = [tmp_path / "busy", tmp_path / "next"]
+    busy = code(f"import time\nopen({str(ready[0])!r}, 'w').close()\ntime.sleep(600)")
+    nbformat.write(notebook("One", busy), course / "01_one.ipynb")
+    after_it = f"import os, time\nwhile not os.path.exists({str(ready[0])!r}):\n    time.sleep(0.1)"
+    waiting = (
+        code(f"{after_it}\nopen({str(ready[1])!r}, 'w').close()"),
+        code(f"open({str(tmp_path / 'alone')!r}, 'w')", "alone"),
+    )
+    nbformat.write(notebook("Two", *waiting), course / "02_two.ipynb")
+    process = script("--notebooks", course, "--only", "1,2", "--jobs", "2", COURSE_BUILD=str(tmp_path / "build"))
+    deadline = time.monotonic() + 120
+    while not all(file.exists() for file in ready) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    record, _ = reported(tmp_path / "build" / "run")
+    assert [one["state"] for one in record["chapters"]] == ["not run", "not run"]
+    assert not (tmp_path / "alone").exists()
 
 
 def test_what_a_kernel_started_ends_with_it(tmp_path):
