@@ -31,6 +31,17 @@ def test_threads_are_those_given_then_those_of_the_variable(monkeypatch, given, 
     assert runner.session.get_session_options().intra_op_num_threads == threads
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_memory_is_kept_once(monkeypatch, keeps):
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    if keeps:
+        monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 16]> g (float[2] x) => (float[2] y) {y = Neg(x)}'
+    )
+    assert OnnxRunner(model).session.get_session_options().enable_cpu_mem_arena is not keeps
+
+
 def test_a_run_that_stops_is_an_error_and_prints_nothing(capfd):
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 16]> g (float[2] x, int64[1] i) => (float[1] y) {y = Gather (x, i)}'
