@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
@@ -409,12 +409,23 @@ def _report(report: RunReport, done: Chapter, notebook: Any, **known: Any) -> No
     report.chapter(name, state=done.outcome, seconds=round(done.seconds, 3), **known)
 
 
+def in_order(chapters: Sequence[Chapter], jobs: int) -> list[Chapter]:
+    """As they are numbered; several at a time begin with those that take long (``course.long`` in a notebook's
+    metadata), so that none of them is left to the end, beside which a core would have nothing to do.
+    """
+    if jobs == 1:
+        return list(chapters)
+    return sorted(
+        chapters, key=lambda one: not nbformat.read(one.path, as_version=4).metadata.get("course", {}).get("long")
+    )
+
+
 def run_chapters(course: Course, running: Running) -> dict[Chapter, str]:
     """Run the chosen chapters; returns those that failed, with what went wrong."""
     with ThreadPoolExecutor(course.jobs) as pool:
         futures = {
             chapter: pool.submit(lambda one: "" if running.stopping else run_chapter(course, one, running), chapter)
-            for chapter in course.chosen
+            for chapter in in_order(course.chosen, course.jobs)
         }
         try:
             troubles = {chapter: future.result() for chapter, future in futures.items()}

@@ -219,6 +219,17 @@ def test_two_chapters_at_a_time_where_there_is_room(monkeypatch, cores, free, ar
     assert run_course.parse(arguments).jobs == jobs
 
 
+@pytest.mark.parametrize(("jobs", "order"), [(1, [1, 2, 3, 4]), (2, [2, 4, 1, 3])])
+def test_chapters_that_take_long_begin_first_where_several_run(tmp_path, jobs, order):
+    chapters = []
+    for number in (1, 2, 3, 4):
+        made = notebook(f"Chapter {number}", code("1"))
+        made.metadata["course"] = {"long": number % 2 == 0}
+        nbformat.write(made, tmp_path / f"0{number}_x.ipynb")
+        chapters.append(site.Chapter(tmp_path / f"0{number}_x.ipynb", "", ""))
+    assert [int(one.path.name[:2]) for one in run_course.in_order(chapters, jobs)] == order
+
+
 def test_nothing_runs_beside_a_cell_that_is_to_be_alone(course, tmp_path):
     def cell(name, *tags):
         noted = f"open({str(tmp_path / name)!r}, 'w').write(f'{{began}} {{time.monotonic()}}')"
