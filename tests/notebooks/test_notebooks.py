@@ -189,6 +189,9 @@ def test_it_runs_with_plain_nbconvert(path, tmp_path):
     assert finished.returncode == 0, finished.stderr[-3000:]
     done = read(tmp_path / path.name)
     assert all(cell.execution_count for cell in done.cells if cell.cell_type == "code" and cell.source.strip())
+    outputs = [output for cell in done.cells for output in cell.get("outputs", [])]
+    said = "".join(output.text for output in outputs if output.get("name") == "stderr")
+    assert not re.findall(r"(?:ipykernel_|/helpers/|/patches/)\S*:\d+: \w*Warning.*", said), "our own code is warned of"
 
 
 DEMO = paths.DATA / "demo"
