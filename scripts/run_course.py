@@ -1,9 +1,9 @@
 """Run the course headlessly on one model and write it as a site.
 
-Every notebook is executed in order from a fresh kernel, in the repository root. A failing chapter does not stop the
-others; the failing cell and its traceback are printed last, and the exit status says so: 0, 1 if a chapter failed or
-the run was interrupted, 2 if it could not begin as it was asked to. For CI systems run.json and junit.xml say it too;
-beside them a failed notebook is kept with what its cells had shown.
+Every notebook is executed from a fresh kernel, in the repository root. A failing chapter does not stop the others; the
+failing cell and its traceback are printed last, and the exit status says so: 0, 1 if a chapter failed or the run was
+interrupted, 2 if it could not begin as it was asked to. For CI systems run.json and junit.xml say it too; beside them a
+failed notebook is kept with what its cells had shown.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import fasteners
 import nbformat
 import psutil
 from nbclient import NotebookClient
@@ -32,7 +33,6 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from traitlets.config import Config
 
 from helpers import artifacts, paths
-from helpers.alone import Turn, Turns
 from helpers.artifacts import sha256_file, write_text
 from helpers.detector.models import MODEL_NAMES, download_checkpoint, load_detector, model_spec, require_published
 from helpers.detector.preprocess import read_picture
@@ -124,8 +124,8 @@ def _settle(options: argparse.Namespace) -> None:
     # torch's exporter says once per node that it cannot infer mmcv's operators; that is known and fills the pages.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # The C library gives the memory of each feature map back to the system, which has to clear it for the next one: a
-    # third of the time of mmdet's inference on a virtual machine (seen: 9.4 s a picture, and 5.7 s with these), and as
-    # much again where ONNX Runtime pastes a hundred masks. Blocks of up to 4 GiB are kept instead, for all sessions.
+    # third of the time of mmdet's inference on a virtual machine (seen: 9.4 s a picture, and 5.7 s with these). Blocks
+    # of up to 4 GiB, those of a hundred masks too, are kept instead.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 30))
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(8 << 30))
     if options.jobs > 1:  # Threads that wait for their core keep it busy.
@@ -248,7 +248,7 @@ class Running:
     """
 
     def __init__(self) -> None:
-        self.turns = Turns()
+        self.turns = fasteners.ReaderWriterLock()
         self.clients: set[NotebookClient] = set()
         self.progress: dict[str, Progress] = {}
         self.stopping = False
@@ -324,7 +324,10 @@ def execute(chapter: Chapter, executed: Path, running: Running) -> tuple[Chapter
             progress.cell = _named_cell(notebook, cell_index)
 
     def wait_for_turn(cell: Any, **_: Any) -> None:
-        turn.go_on(alone="alone" in cell.metadata.get("tags", []))
+        alone = "alone" in cell.metadata.get("tags", [])
+        if not (alone and running.turns.is_writer()):  # who is alone, and is to stay it, lets nobody come between
+            turn.close()
+            turn.enter_context(running.turns.write_lock() if alone else running.turns.read_lock())
 
     client = NotebookClient(
         notebook,
@@ -339,7 +342,8 @@ def execute(chapter: Chapter, executed: Path, running: Running) -> tuple[Chapter
     )
     running.clients.add(client)
     try:
-        with Turn(running.turns) as turn:
+        with contextlib.ExitStack() as turn:
+            turn.enter_context(running.turns.read_lock())
             if not running.stopping:
                 with progress.watched():
                     client.execute()

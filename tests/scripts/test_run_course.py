@@ -506,6 +506,15 @@ def test_xml_can_be_read_whatever_a_cell_said(words, state):
     assert "code cell 3 was skipped (no GPU)" in suite.find("testcase/system-out").text
 
 
+def interrupt(process):
+    """Ctrl-C, and what the script says and returns then."""
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "interrupted" in said
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize("seconds", [0.3, 4], ids=["the kernel is starting", "the cell is running"])
 def test_an_interrupt_keeps_finished_pages_whole_and_ends_the_kernel(course, tmp_path, seconds):
     (course / "03_three.ipynb").unlink()
@@ -525,11 +534,7 @@ time.sleep(600)
     while seconds > 1 and not (tmp_path / "processes").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 1
-    assert "interrupted" in said
-    assert "Traceback" not in said
+    interrupt(process)
     index = (folder / "index.html").read_text()
     assert 'href="notebooks/01_one.html"' in index
     assert "02_two.html" not in index
@@ -560,11 +565,7 @@ def test_an_interrupt_ends_a_chapter_that_waits_to_be_alone(course, tmp_path):
     while not all(file.exists() for file in ready) and time.monotonic() < deadline:
         time.sleep(0.2)
     time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 1
-    assert "interrupted" in said
-    assert "Traceback" not in said
+    interrupt(process)
     record, _ = reported(tmp_path / "build" / "run")
     assert [one["state"] for one in record["chapters"]] == ["not run", "not run"]
     assert not (tmp_path / "alone").exists()
