@@ -324,10 +324,9 @@ def execute(chapter: Chapter, executed: Path, running: Running) -> tuple[Chapter
             progress.cell = _named_cell(notebook, cell_index)
 
     def wait_for_turn(cell: Any, **_: Any) -> None:
+        turn.close()
         alone = "alone" in cell.metadata.get("tags", [])
-        if not (alone and running.turns.is_writer()):  # who is alone, and is to stay it, lets nobody come between
-            turn.close()
-            turn.enter_context(running.turns.write_lock() if alone else running.turns.read_lock())
+        turn.enter_context(running.turns.write_lock() if alone else running.turns.read_lock())
 
     client = NotebookClient(
         notebook,
